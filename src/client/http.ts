@@ -1,0 +1,188 @@
+/**
+ * One HTTP request to a pageserver, through `node:http` (a base backup and an import are streams of gigabytes).
+ * Whatever goes wrong becomes a `NeonError`: an error that the server sent keeps its code, message and hint.
+ */
+import { type IncomingMessage, type RequestOptions, request as httpRequest } from "node:http";
+import type { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { type ErrorData, ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
+import { isObject } from "./json.ts";
+
+export interface HttpTarget {
+  /** `http://host:port`, no trailing slash. */
+  readonly baseUrl: string;
+  /** Bearer token, if the server wants one. */
+  readonly token?: string | undefined;
+}
+
+export interface HttpCall {
+  readonly method: "GET" | "POST" | "DELETE";
+  /** Path and query, `/v1/…`. */
+  readonly path: string;
+  /** Sent as JSON. */
+  readonly body?: unknown;
+  /** Sent as it is, instead of `body`. */
+  readonly upload?: Readable | undefined;
+  /** Longest silence of the server in milliseconds. */
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** An answer of a pageserver that is no error; its body has not been read yet. */
+export type HttpAnswer = IncomingMessage;
+
+/** Largest JSON answer that we accept. */
+const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Sends the request; resolves with the answer once its status is known to be 2xx. */
+export async function sendRequest(target: HttpTarget, call: HttpCall): Promise<HttpAnswer> {
+  const url = new URL(target.baseUrl + call.path);
+  const json = call.body === undefined ? undefined : JSON.stringify(call.body);
+  const headers: Record<string, string | number> = { accept: "application/json" };
+  if (target.token) headers["authorization"] = `Bearer ${target.token}`;
+  if (json !== undefined) {
+    headers["content-type"] = "application/json";
+    headers["content-length"] = Buffer.byteLength(json);
+  } else if (call.upload) {
+    headers["content-type"] = "application/x-tar";
+  }
+  const options: RequestOptions = { method: call.method, headers, agent: false, timeout: call.timeoutMs };
+  if (call.signal) options.signal = call.signal;
+  const answer = await exchange(target, url, options, call, json);
+  const status = answer.statusCode ?? 0;
+  if (status >= 200 && status < 300) return answer;
+  throw errorFromAnswer(target, status, await readBody(answer));
+}
+
+function exchange(
+  target: HttpTarget,
+  url: URL,
+  options: RequestOptions,
+  call: HttpCall,
+  json: string | undefined,
+): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const fail = (error: unknown): void => {
+      reject(error instanceof NeonError ? error : connectionError(target, error, call.signal));
+    };
+    const request = httpRequest(url, options, (answer) => {
+      // An answer that breaks off after its head is reported by whoever reads it.
+      resolve(answer);
+    });
+    request.on("error", fail);
+    request.on("timeout", () => {
+      request.destroy(
+        new NeonError(
+          ErrorCode.Timeout,
+          `the pageserver at ${target.baseUrl} has not answered for ${call.timeoutMs / 1000} s`,
+          { hint: "See `neon status` and `neon logs` for what it is doing." },
+        ),
+      );
+    });
+    if (call.upload) {
+      // When the server refuses early, its answer says more than the broken pipe that follows.
+      pipeline(call.upload, request).catch((error: unknown) => setTimeout(() => fail(error), 250).unref());
+    } else {
+      request.end(json);
+    }
+  });
+}
+
+/** The whole body as text, bounded. */
+export async function readBody(answer: IncomingMessage): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let sizeBytes = 0;
+  for await (const chunk of answer) {
+    if (!(chunk instanceof Uint8Array)) continue;
+    sizeBytes += chunk.length;
+    if (sizeBytes > ANSWER_BYTES_MAX) {
+      answer.destroy();
+      throw new NeonError(
+        ErrorCode.Unreachable,
+        `the pageserver's answer is longer than ${ANSWER_BYTES_MAX} bytes`,
+      );
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+/** Sends the request and parses the JSON of the answer. */
+export async function requestJson(target: HttpTarget, call: HttpCall): Promise<unknown> {
+  const answer = await sendRequest(target, call);
+  let text: string;
+  try {
+    text = await readBody(answer);
+  } catch (error) {
+    throw error instanceof NeonError ? error : connectionError(target, error, call.signal);
+  }
+  if (text === "") return {};
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw notAPageserver(target, error);
+  }
+}
+
+function notAPageserver(target: HttpTarget, cause?: unknown): NeonError {
+  return new NeonError(ErrorCode.Unreachable, `what answers at ${target.baseUrl} is not a pageserver`, {
+    hint: "Another program uses its port. Choose another with `neon config set pageserver.listen 127.0.0.1:PORT`.",
+    cause,
+  });
+}
+
+function connectionError(target: HttpTarget, error: unknown, signal: AbortSignal | undefined): NeonError {
+  if (signal?.aborted) return new NeonError(ErrorCode.Failed, "the request was given up", { cause: error });
+  const code = systemCode(error);
+  if (code === "ECONNREFUSED" || code === "EHOSTUNREACH" || code === "ENETUNREACH" || code === "ENOTFOUND") {
+    return new NeonError(ErrorCode.Unreachable, `no pageserver answers at ${target.baseUrl}`, {
+      hint: "Start it with `neon start`.",
+      cause: error,
+    });
+  }
+  if (code === "HPE_INVALID_CONSTANT") return notAPageserver(target, error);
+  return new NeonError(
+    ErrorCode.Unreachable,
+    `the connection to the pageserver at ${target.baseUrl} broke: ${messageOf(error)}`,
+    {
+      hint: "See whether it is still running with `neon status`; its log is shown by `neon logs`.",
+      cause: error,
+    },
+  );
+}
+
+const CODES: ReadonlySet<string> = new Set(Object.values(ErrorCode));
+
+function isErrorCode(text: unknown): text is ErrorCode {
+  return typeof text === "string" && CODES.has(text);
+}
+
+function errorFromAnswer(target: HttpTarget, status: number, body: string): NeonError {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(body);
+  } catch {
+    return notAPageserver(target);
+  }
+  const error = isObject(parsed) && isObject(parsed["error"]) ? parsed["error"] : undefined;
+  if (!error || typeof error["message"] !== "string") return notAPageserver(target);
+  const code = isErrorCode(error["code"]) ? error["code"] : ErrorCode.Failed;
+  const hint = typeof error["hint"] === "string" ? error["hint"] : undefined;
+  if (status === 401 || status === 403) {
+    return new NeonError(ErrorCode.Unreachable, `the pageserver at ${target.baseUrl} refuses our token`, {
+      hint: "It may belong to another repository, or `pageserver.auth_token` in config.toml was changed: run `neon stop` and `neon start`.",
+    });
+  }
+  return new NeonError(code, error["message"], { hint, data: scalarsOf(error["data"]) });
+}
+
+function scalarsOf(value: unknown): ErrorData {
+  const scalars: Record<string, string | number | boolean | null> = {};
+  if (!isObject(value)) return scalars;
+  for (const [name, item] of Object.entries(value)) {
+    if (item === null || typeof item === "string" || typeof item === "number" || typeof item === "boolean") {
+      scalars[name] = item;
+    }
+  }
+  return scalars;
+}

@@ -1,0 +1,114 @@
+/**
+ * Free TCP ports without races between our own processes: whoever wants a port first takes a lock on its number (a
+ * directory that all repositories of a user share), then tests that it can be bound, and keeps the lock until its
+ * server listens.
+ */
+import { chmodSync, lstatSync, mkdirSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
+import { tryLock } from "./lock.ts";
+
+export interface PortRequest {
+  /** Where the search for a free port begins. */
+  readonly first: number;
+  /** Exactly this one, or an error. */
+  readonly wanted?: number | undefined;
+  /** Ports that belong to something that is not running just now. */
+  readonly avoid?: ReadonlySet<number>;
+}
+
+export interface ReservedPort {
+  readonly port: number;
+  /** To be called once a server listens on the port, or when none will. */
+  readonly release: () => void;
+}
+
+/** How many ports are tried from `first` on. */
+const ATTEMPTS_MAX = 1000;
+const PORT_MAX = 65_535;
+
+/** Throws `resource` when the wanted port, or every port tried, is in use. */
+export async function reservePort(request: PortRequest): Promise<ReservedPort> {
+  const { wanted } = request;
+  if (wanted !== undefined) {
+    checkPort(wanted);
+    const reserved = await tryPort(wanted);
+    if (reserved) return reserved;
+    throw new NeonError(ErrorCode.Resource, `port ${wanted} of 127.0.0.1 is in use`, {
+      hint: "Choose another port, or leave the choice to neon; `neon pg list` shows the ports of this repository.",
+      data: { port: wanted },
+    });
+  }
+  const last = Math.min(request.first + ATTEMPTS_MAX, PORT_MAX + 1);
+  for (let port = request.first; port < last; port++) {
+    if (request.avoid?.has(port)) continue;
+    const reserved = await tryPort(port);
+    if (reserved) return reserved;
+  }
+  throw new NeonError(ErrorCode.Resource, `no free port between ${request.first} and ${last - 1}`, {
+    hint: "Stop computes that are not needed (`neon pg list`, `neon pg stop NAME`), or name a port with --port.",
+  });
+}
+
+/** Whether a server could listen on this port of 127.0.0.1 now. Throws `resource` where that is not allowed. */
+export async function portIsFree(port: number): Promise<boolean> {
+  // Both addresses: where a server listens on all of them, some systems still let us have 127.0.0.1.
+  return (await canBind(port, "127.0.0.1")) && (await canBind(port, "0.0.0.0"));
+}
+
+function checkPort(port: number): void {
+  if (Number.isInteger(port) && port >= 1 && port <= PORT_MAX) return;
+  throw new NeonError(ErrorCode.Usage, `${port} is no port`, {
+    hint: `A port is a number between 1 and ${PORT_MAX}; those above 1023 need no privileges.`,
+  });
+}
+
+async function tryPort(port: number): Promise<ReservedPort | undefined> {
+  const lock = tryLock(join(lockDirectory(), String(port)));
+  if ("heldBy" in lock) return undefined;
+  let free = false;
+  try {
+    free = await portIsFree(port);
+  } finally {
+    if (!free) lock.release();
+  }
+  return free ? { port, release: () => lock.release() } : undefined;
+}
+
+function lockDirectory(): string {
+  const user = process.getuid?.() ?? 0;
+  const directory = join(tmpdir(), `neon-ports-${user}`);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const stats = lstatSync(directory);
+  if (!stats.isDirectory() || stats.uid !== user) {
+    throw new NeonError(ErrorCode.Resource, `${directory} belongs to somebody else`, {
+      hint: "Remove it, or set TMPDIR to a directory of your own.",
+    });
+  }
+  if ((stats.mode & 0o077) !== 0) chmodSync(directory, 0o700);
+  return directory;
+}
+
+function canBind(port: number, host: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", (error) => {
+      const code = systemCode(error);
+      if (code === "EADDRINUSE") resolve(false);
+      else if (code === "EACCES") {
+        reject(
+          new NeonError(ErrorCode.Resource, `port ${port} needs privileges that you do not have`, {
+            hint: "Choose a port above 1023.",
+            cause: error,
+          }),
+        );
+      } else reject(error);
+    });
+    server.listen({ port, host, exclusive: true }, () => {
+      const address: AddressInfo | string | null = server.address();
+      server.close(() => resolve(address !== null));
+    });
+  });
+}
