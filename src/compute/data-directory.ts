@@ -1,0 +1,223 @@
+/**
+ * A Postgres data directory as a tar stream: packed for the import of a tenant, extracted from a base backup. The
+ * stream of a base backup may come from another machine, so nothing in it is believed: only plain files and
+ * directories, only below the target, nothing twice, and the archive must have its end.
+ */
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fchownSync,
+  lchownSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  writeSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { Readable } from "node:stream";
+import { type ReadEntry, Parser, create } from "tar";
+import { NeonError, assert, corrupt, messageOf, systemCode } from "../base/errors.ts";
+import { fileError } from "../repository/atomic-file.ts";
+import type { RunAs } from "./run-as.ts";
+
+/** Directories below each other in a data directory: `pg_wal/archive_status`, `base/5`; room for growth. */
+const DEPTH_MAX = 8;
+/** Files and directories of one data directory. */
+const ENTRIES_MAX = 50_000_000;
+/** Longest path within a data directory, characters. */
+const PATH_MAX = 1000;
+
+/** What a server that runs leaves lying about and what says nothing about the data. */
+const NOT_PACKED = new Set(["postmaster.pid", "postmaster.opts", "pg_internal.init"]);
+
+/** A data directory that no server runs on, as an uncompressed tar stream. */
+export function packDataDirectory(directory: string): Readable {
+  // pg_control and the version come first: the other side refuses at once what it cannot take.
+  const names = readdirSync(directory).sort((a, b) => packOrder(a) - packOrder(b) || (a < b ? -1 : 1));
+  const archive = create(
+    {
+      cwd: directory,
+      portable: true,
+      filter: (path) => !NOT_PACKED.has(path.slice(path.lastIndexOf("/") + 1)),
+    },
+    names,
+  );
+  return Readable.from(archive, { objectMode: false });
+}
+
+function packOrder(name: string): number {
+  return name === "PG_VERSION" ? 0 : name === "global" ? 1 : 2;
+}
+
+export interface ExtractOptions {
+  /** Who shall own what is extracted; needs root. */
+  readonly owner?: RunAs | undefined;
+  /** Called after each piece with the bytes written so far. */
+  readonly progress?: (bytes: number) => void;
+}
+
+/**
+ * Extracts a tar stream into `directory`, which is created (its parent must exist) and must not exist before. Nothing
+ * is synced. Throws `corrupt` for an archive that is damaged, cut off or not a data directory, `resource` for a full
+ * disk, and whatever the stream fails with. What was extracted until then stays: the caller removes it.
+ */
+export async function extractDataDirectory(
+  stream: AsyncIterable<Uint8Array>,
+  directory: string,
+  options: ExtractOptions = {},
+): Promise<{ readonly bytes: number; readonly files: number }> {
+  const target = new Extraction(directory, options);
+  try {
+    for await (const chunk of stream) {
+      await target.feed(chunk);
+      options.progress?.(target.bytes);
+    }
+    target.finish();
+  } catch (error) {
+    target.abandon();
+    throw error instanceof NeonError || systemCode(error) === undefined
+      ? error
+      : fileError(`cannot write the data directory ${directory}`, error);
+  }
+  return { bytes: target.bytes, files: target.files };
+}
+
+/**
+ * The receiving end of one archive. Files are written with synchronous calls: a data directory has a thousand files of
+ * a few kilobytes, for which a round trip through the thread pool per call costs several times the call.
+ */
+class Extraction {
+  bytes = 0;
+  files = 0;
+  private readonly directory: string;
+  private readonly owner: RunAs | undefined;
+  private readonly parser = new Parser({ strict: true });
+  private readonly directories = new Set<string>();
+  private descriptor: number | undefined;
+  private failure: unknown;
+  private sawEnd = false;
+
+  constructor(directory: string, options: ExtractOptions) {
+    this.directory = directory;
+    this.owner = options.owner;
+    try {
+      // It stays ours until the end, so that nobody else can put a link into a path that we are about to write to.
+      mkdirSync(directory, { mode: 0o700 });
+    } catch (error) {
+      throw fileError(`cannot create ${directory}`, error);
+    }
+    this.parser.on("entry", (entry: ReadEntry) => this.accept(entry));
+    this.parser.on("error", (error: Error) => this.fail(badArchive(messageOf(error), error)));
+    this.parser.on("eof", () => (this.sawEnd = true));
+  }
+
+  async feed(chunk: Uint8Array): Promise<void> {
+    const buffer = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+    if (!this.parser.write(buffer) && this.failure === undefined) {
+      await new Promise<void>((resume) => this.parser.once("drain", resume));
+    }
+    this.throwFailure();
+  }
+
+  finish(): void {
+    this.parser.end();
+    this.throwFailure();
+    if (!this.sawEnd || this.descriptor !== undefined) throw badArchive("it ends early");
+    if (this.files === 0) throw badArchive("it is empty");
+    if (!this.owner) return;
+    for (const path of [...this.directories]
+      .map((name) => join(this.directory, name))
+      .concat(this.directory)) {
+      lchownSync(path, this.owner.uid, this.owner.gid);
+    }
+  }
+
+  abandon(): void {
+    if (this.descriptor !== undefined) closeSync(this.descriptor);
+    this.descriptor = undefined;
+  }
+
+  private accept(entry: ReadEntry): void {
+    // A failure cannot be thrown through the parser; the rest is read past until `feed` reports it.
+    if (this.failure !== undefined) {
+      entry.resume();
+      return;
+    }
+    try {
+      const path = checkedPath(entry.path);
+      if (this.files + this.directories.size >= ENTRIES_MAX) throw badArchive("it has too many entries");
+      if (entry.type === "Directory") {
+        this.makeDirectory(path);
+        entry.resume();
+      } else if (entry.type === "File" || entry.type === "OldFile") this.receiveFile(path, entry);
+      else throw badArchive(`${path} is a ${entry.type}, not a file or directory`);
+    } catch (error) {
+      this.fail(error);
+      entry.resume();
+    }
+  }
+
+  private receiveFile(path: string, entry: ReadEntry): void {
+    assert(this.descriptor === undefined, "one file of an archive at a time");
+    const parent = dirname(path);
+    if (parent !== ".") this.makeDirectory(parent);
+    const flags = constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW;
+    const descriptor = openSync(join(this.directory, path), flags, 0o600);
+    this.descriptor = descriptor;
+    this.files++;
+    // The umask may have taken away what Postgres needs.
+    fchmodSync(descriptor, 0o600);
+    if (this.owner) fchownSync(descriptor, this.owner.uid, this.owner.gid);
+    entry.on("data", (chunk: Buffer) => this.writeChunk(chunk));
+    entry.on("end", () => {
+      if (this.descriptor === descriptor) this.abandon();
+    });
+  }
+
+  private writeChunk(chunk: Buffer): void {
+    if (this.failure !== undefined || this.descriptor === undefined) return;
+    try {
+      for (let done = 0; done < chunk.length;) done += writeSync(this.descriptor, chunk, done);
+      this.bytes += chunk.length;
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Makes a directory and those above it, unless they have been made for this archive before. */
+  private makeDirectory(path: string): void {
+    if (this.directories.has(path)) return;
+    const parent = dirname(path);
+    if (parent !== ".") this.makeDirectory(parent);
+    if (path === ".") return;
+    mkdirSync(join(this.directory, path), { mode: 0o700 });
+    this.directories.add(path);
+  }
+
+  private fail(error: unknown): void {
+    this.failure ??= systemCode(error) === "EEXIST" ? badArchive("it has a path twice", error) : error;
+  }
+
+  private throwFailure(): void {
+    if (this.failure !== undefined) throw this.failure;
+  }
+}
+
+/** A path of the archive relative to its root, without `./` and trailing slash; refuses what leads elsewhere. */
+function checkedPath(path: string): string {
+  const parts = path.split("/").filter((part, index) => part !== "." && (part !== "" || index === 0));
+  const bad =
+    path.length > PATH_MAX ||
+    path.includes("\0") ||
+    path.includes("\\") ||
+    parts.length > DEPTH_MAX ||
+    parts.includes("..") ||
+    parts[0] === "";
+  if (bad) throw badArchive(`the path ${JSON.stringify(path.slice(0, 100))} is not allowed`);
+  return parts.length === 0 ? "." : parts.join("/");
+}
+
+function badArchive(message: string, cause?: unknown): NeonError {
+  return corrupt(`the archive of the data directory is damaged: ${message}`, {}, cause);
+}
