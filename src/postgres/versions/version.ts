@@ -1,6 +1,6 @@
 /**
  * What differs between the major versions of Postgres, as data. Nowhere else does code ask for a version number:
- * it reads a property from here.
+ * it reads a property from here. One file per major version fills this shape; `versions.ts` lists them.
  */
 export interface PgVersion {
   readonly major: number;
@@ -12,11 +12,19 @@ export interface PgVersion {
   readonly catalogVersion: number;
   /** Offset of the CRC in pg_control; what lies before it is covered. */
   readonly controlCrcOffset: number;
-  /** Bits of `bimg_info` in a block image. */
+  /** `CheckPoint` holds `wal_level` at offset 20 (17 and later); before, these bytes are padding. */
+  readonly checkpointHasWalLevel: boolean;
+  /** Bits of `bimg_info` in a block image; 0 where the version does not have it. The hole bit is 0x01 everywhere. */
   readonly image: {
     readonly apply: number;
     readonly pglz: number;
     readonly lz4: number;
     readonly zstd: number;
   };
+  /** Longest WAL record in bytes; a length above it is damage. */
+  readonly walRecordLengthMax: number;
+  /** Resource managers 128 to 255 may occur (extensions; 15 and later). */
+  readonly customRmgrs: boolean;
+  /** Digits in the name of a two-phase state file: 8 (xid), from 17 on 16 (full xid). */
+  readonly twoPhaseNameDigits: 8 | 16;
 }
