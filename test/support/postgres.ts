@@ -72,9 +72,11 @@ const DEFAULT_SETTINGS: Settings = {
 /** The uid and gid that Postgres runs as, or nothing when we are not root. */
 export function serverIdentity(): { uid: number; gid: number } | undefined {
   if (process.getuid?.() !== 0) return undefined;
-  const idOf = (flag: string): number =>
-    Number(execFileSync("id", [flag, "postgres"], { encoding: "utf8" }).trim());
-  return { uid: idOf("-u"), gid: idOf("-g") };
+  return { uid: idOfPostgres("-u"), gid: idOfPostgres("-g") };
+}
+
+function idOfPostgres(flag: "-u" | "-g"): number {
+  return Number(execFileSync("id", [flag, "postgres"], { encoding: "utf8" }).trim());
 }
 
 /** The embedded Postgres' `bin` directory, its symbolic links made. */
@@ -303,8 +305,10 @@ export class TestPostgres implements AsyncDisposable {
   async value(sql: string, parameters?: readonly unknown[]): Promise<string> {
     const rows = await this.query(sql, parameters);
     const [value] = Object.values(rows[0] ?? {});
-    if (rows.length !== 1 || value === undefined) throw new Error(`no single value: ${sql}`);
-    return String(value);
+    if (rows.length !== 1) throw new Error(`${rows.length} rows instead of one: ${sql}`);
+    if (typeof value === "string") return value;
+    if (typeof value === "number" || typeof value === "boolean") return value.toString();
+    throw new Error(`no plain value: ${sql}`);
   }
 
   async lsn(sql = "select pg_current_wal_flush_lsn()"): Promise<Lsn> {

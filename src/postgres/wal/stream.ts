@@ -11,6 +11,7 @@ import { formatLsn, INVALID_LSN, type Lsn, lsnAdd, lsnAlignUp, lsnFromWords } fr
 import { PAGE_SIZE, Rmgr } from "../constants.ts";
 import type { PgVersion } from "../versions/version.ts";
 import { decodeRecord, RECORD_HEADER_SIZE, recordCrcOk } from "./decode-record.ts";
+import { RECORD_ALIGNMENT } from "./layout.ts";
 import {
   checkPageHeader,
   LONG_HEADER_SIZE,
@@ -20,8 +21,6 @@ import {
 } from "./page-header.ts";
 import { WalRecord } from "./record.ts";
 
-/** Records start at multiples of this many bytes. */
-const RECORD_ALIGNMENT = 8;
 const XLOG_SWITCH = 0x40;
 const XLOG_OVERWRITE_CONTRECORD = 0xd0;
 const OPCODE_MASK = 0xf0;
