@@ -1,0 +1,139 @@
+/**
+ * The compute that a receiver follows: how to connect to it, and how to make sure that it is the one that was meant.
+ * Any Postgres with the same system identifier would stream WAL at the same LSNs; only the writer epoch in its
+ * configuration tells one from another.
+ */
+import { ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
+import type { WriterEpoch } from "../../base/ids.ts";
+import { type Lsn, formatLsn, parseLsn } from "../../base/lsn.ts";
+import { PgConnection, type QueryResult, type ServerAddress } from "../../pgwire/client.ts";
+import { ServerError, SqlState } from "../../pgwire/errors.ts";
+
+/** Time for connecting and logging in. */
+const CONNECT_TIMEOUT_MS = 5_000;
+/** The name that `synchronous_standby_names` of a compute refers to. */
+export const APPLICATION_NAME = "pageserver";
+/** The setting that carries the writer epoch in a compute's configuration. */
+export const EPOCH_SETTING = "neon.writer_epoch";
+
+export interface ComputeSource extends ServerAddress {
+  readonly user: string;
+  readonly password?: string | undefined;
+}
+
+export interface ComputeIdentity {
+  readonly systemId: bigint;
+  readonly epoch: WriterEpoch;
+  /** Postgres' timeline number, 1 for every compute that we make. */
+  readonly timelineNumber: number;
+}
+
+/** A connection that speaks the replication commands, and SQL too when it is for a database. */
+export function connectToCompute(
+  source: ComputeSource,
+  mode: "physical" | "database",
+  signal?: AbortSignal,
+): Promise<PgConnection> {
+  const replication =
+    mode === "physical" ? { replication: "true" } : { replication: "database", database: "postgres" };
+  return PgConnection.connect({
+    address: source,
+    credentials: source,
+    parameters: { ...replication, application_name: APPLICATION_NAME, client_encoding: "UTF8" },
+    timeoutMs: CONNECT_TIMEOUT_MS,
+    signal,
+  });
+}
+
+/** Checks that this is our compute; returns the end of its flushed WAL. Throws `conflict` if it is another. */
+export async function verifyIdentity(connection: PgConnection, wanted: ComputeIdentity): Promise<Lsn> {
+  const [systemId, timeline, flushText] = singleRow(await connection.query("IDENTIFY_SYSTEM"));
+  if (systemId !== wanted.systemId.toString()) {
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the compute belongs to system ${systemId}, not ${wanted.systemId}`,
+      {
+        data: { expected: wanted.systemId.toString(), found: systemId ?? null },
+      },
+    );
+  }
+  if (timeline !== String(wanted.timelineNumber)) {
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the compute is on timeline ${timeline}, not ${wanted.timelineNumber}`,
+      {
+        hint: "It was promoted outside of neon. Create a new compute for the branch.",
+        data: { expected: wanted.timelineNumber, found: timeline ?? null },
+      },
+    );
+  }
+  checkEpoch(await readEpoch(connection), wanted.epoch);
+  return lsnOf(flushText);
+}
+
+/** Throws `conflict` if the epoch that a compute shows is not the one that may write. */
+export function checkEpoch(found: string | undefined, wanted: WriterEpoch): void {
+  if (found === wanted) return;
+  throw new NeonError(
+    ErrorCode.Conflict,
+    found === undefined
+      ? `the Postgres that answers has no ${EPOCH_SETTING}: it is no compute of this branch`
+      : `the compute writes in epoch ${found}, but ${wanted} is the one that may`,
+    { data: { expected: wanted, found: found ?? null } },
+  );
+}
+
+async function readEpoch(connection: PgConnection): Promise<string | undefined> {
+  try {
+    const [epoch] = singleRow(await connection.query(`SHOW ${EPOCH_SETTING}`));
+    return epoch ?? undefined;
+  } catch (error) {
+    if (error instanceof ServerError && error.sqlState === SqlState.UndefinedObject) return undefined;
+    throw error;
+  }
+}
+
+/** Creates the slot unless it is there. It keeps the compute's WAL from its last checkpoint on until we have it. */
+export async function ensureSlot(connection: PgConnection, slotName: string): Promise<void> {
+  if (await slotExists(connection, slotName)) return;
+  try {
+    await connection.query(`CREATE_REPLICATION_SLOT ${slotName} PHYSICAL RESERVE_WAL`);
+  } catch (error) {
+    if (!(error instanceof ServerError && error.sqlState === SqlState.DuplicateObject)) throw error;
+  }
+}
+
+/** Asks first, where Postgres can be asked (15 and newer): a failing CREATE leaves a line in the compute's log. */
+async function slotExists(connection: PgConnection, slotName: string): Promise<boolean> {
+  try {
+    const [type] = singleRow(await connection.query(`READ_REPLICATION_SLOT ${slotName}`));
+    return type !== null && type !== undefined;
+  } catch (error) {
+    if (error instanceof ServerError && error.sqlState === SqlState.SyntaxError) return false;
+    throw error;
+  }
+}
+
+/** The only row of the only result. */
+export function singleRow(results: readonly QueryResult[]): readonly (string | null)[] {
+  const row = results[0]?.rows[0];
+  if (!row) throw corrupt("the server answered without a row");
+  return row;
+}
+
+/** An LSN as a server wrote it. */
+export function lsnOf(text: string | null | undefined): Lsn {
+  const lsn = parseLsn(text ?? "");
+  if (lsn === undefined) throw corrupt(`"${text}" is no LSN`);
+  return lsn;
+}
+
+/** Refuses a compute whose WAL ends before ours: it would write other bytes at LSNs that we already have. */
+export function checkContinues(flushLsn: Lsn, resumeLsn: Lsn): void {
+  if (flushLsn >= resumeLsn) return;
+  throw new NeonError(
+    ErrorCode.Conflict,
+    `the compute's WAL ends at ${formatLsn(flushLsn)}, before ${formatLsn(resumeLsn)} that the branch already has`,
+    { data: { compute_lsn: formatLsn(flushLsn), branch_lsn: formatLsn(resumeLsn) } },
+  );
+}
