@@ -12,4 +12,10 @@ export const POSTGRES_17: PgVersion = {
   walRecordLengthMax: 1020 * 1024 * 1024,
   customRmgrs: true,
   twoPhaseNameDigits: 16,
+  redo: {
+    pruneShortensLinePointers: true,
+    btreeVacuumClearsCycleId: false,
+    slruPageNumberSize: 8,
+    droppedStatsEntrySize: 12,
+  },
 };

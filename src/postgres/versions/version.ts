@@ -27,4 +27,15 @@ export interface PgVersion {
   readonly customRmgrs: boolean;
   /** Digits in the name of a two-phase state file: 8 (xid), from 17 on 16 (full xid). */
   readonly twoPhaseNameDigits: 8 | 16;
+  /** What redo of pages and the parsers of transaction and SLRU records need to know. */
+  readonly redo: {
+    /** Pruning a heap page gives up unused line pointers at the end of the array (15 and later). */
+    readonly pruneShortensLinePointers: boolean;
+    /** Vacuum of a btree page zeroes its cycle id in redo (18 and later). */
+    readonly btreeVacuumClearsCycleId: boolean;
+    /** Size in bytes of page numbers in CLOG, MULTIXACT and COMMIT_TS records: 8 from 17 on, 4 before. */
+    readonly slruPageNumberSize: 4 | 8;
+    /** Size in bytes of an entry about dropped statistics in commit and abort records; 0 where there are none (14). */
+    readonly droppedStatsEntrySize: 0 | 12 | 16;
+  };
 }

@@ -1,0 +1,30 @@
+/**
+ * Redo of the blocks of XLOG records: full page images. Restoring an applied image is the same for all resource
+ * managers and has happened before; what arrives here are blocks without one.
+ * Source: PostgreSQL 14-18, src/backend/access/transam/xlog.c, xlog_redo.
+ */
+import { corrupt } from "../../base/errors.ts";
+import type { PageBuffer } from "../page/layout.ts";
+import type { BlockRef, WalRecord } from "../wal/record.ts";
+import type { RedoContext } from "./context.ts";
+import { unknownRecord } from "./unknown-record.ts";
+
+const XlogOp = { FullPageImageForHint: 0xa0, FullPageImage: 0xb0 } as const;
+
+/** Returns whether the page gets the record's LSN. */
+export function redoXlog(
+  _page: PageBuffer,
+  record: WalRecord,
+  _block: BlockRef,
+  _context: RedoContext,
+): boolean {
+  switch (record.info & 0xf0) {
+    case XlogOp.FullPageImageForHint:
+      // A hint that needed no image: the record is there for consistency checking only.
+      return false;
+    case XlogOp.FullPageImage:
+      throw corrupt("a full page image record has a block without image");
+    default:
+      return unknownRecord(record);
+  }
+}
