@@ -169,7 +169,7 @@ export class PageserverClient {
   }): Promise<ImportedTimeline> {
     const query = new URLSearchParams({ branch: options.branch });
     if (options.timelineId) query.set("timeline_id", options.timelineId);
-    const answer = await this.call("POST", this.tenantPath(`/import?${query}`), {
+    const answer = await this.call("POST", this.tenantPath(`/import?${query.toString()}`), {
       upload: options.tar,
       timeoutMs: LONG_TIMEOUT_MS,
       signal: options.signal,
@@ -177,7 +177,7 @@ export class PageserverClient {
     return {
       timelineId: timelineIdField(answer, "timeline_id"),
       lsn: lsnField(answer, "lsn"),
-      systemId: String(answer["system_id"] ?? ""),
+      systemId: textField(answer, "system_id"),
       pgVersion: numberField(answer, "pg_version"),
     };
   }
@@ -271,7 +271,7 @@ export class PageserverClient {
     if (options.lsn !== undefined) query.set("lsn", formatLsn(options.lsn));
     const answer = await sendRequest(this.target(), {
       method: "GET",
-      path: `${this.timelinePath(timelineId)}/basebackup?${query}`,
+      path: `${this.timelinePath(timelineId)}/basebackup?${query.toString()}`,
       timeoutMs: LONG_TIMEOUT_MS,
       signal: options.signal,
     });

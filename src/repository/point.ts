@@ -2,7 +2,7 @@
  * Points in time, as users write them: `BRANCH`, `BRANCH@LSN`, `BRANCH@TIMESTAMP`, a timeline id, a timeline id with
  * `@LSN` or `@TIMESTAMP`. The only parser of that syntax; its error lists what is accepted.
  */
-import { ErrorCode, NeonError } from "../base/errors.ts";
+import { ErrorCode, NeonError, unreachable } from "../base/errors.ts";
 import { type TimelineId, isId, parseTimelineId } from "../base/ids.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { refNameProblem } from "./ref-name.ts";
@@ -58,6 +58,8 @@ export function formatPoint(point: Point): string {
       return `${source}@${formatLsn(point.at.lsn)}`;
     case "timestamp":
       return `${source}@${new Date(point.at.unixMs).toISOString()}`;
+    default:
+      return unreachable(point.at);
   }
 }
 

@@ -8,7 +8,7 @@ import { randomBytes } from "node:crypto";
 import type { Stats } from "node:fs";
 import { chmod, mkdir, readFile, realpath, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
+import { ErrorCode, NeonError, systemCode, unreachable } from "../base/errors.ts";
 import type { TenantId } from "../base/ids.ts";
 import { fileError, writeFileAtomically } from "./atomic-file.ts";
 import type { ConfigValue } from "./config-keys.ts";
@@ -203,6 +203,8 @@ export function stateError(state: RepositoryState, root: string): NeonError {
       return new NeonError(ErrorCode.NotFound, `no neon repository in ${root} or above it`, {
         hint: "Create one with `neon init`, or say where it is with --repo DIR or $NEON_REPO_DIR.",
       });
+    default:
+      return unreachable(state);
   }
 }
 

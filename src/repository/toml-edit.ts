@@ -36,11 +36,14 @@ function formatKey(key: string): string {
 
 /** First line after the table's header and the line that ends it; the root table has no header. */
 function tableLines(lines: readonly string[], table: string): [number, number] {
-  const isHeader = (line: string): boolean => /^\s*\[/.test(line);
   const header = table === "" ? -1 : lines.findIndex((line) => isHeader(line) && headerName(line) === table);
   if (table !== "" && header < 0) return [-1, -1];
   const next = lines.findIndex((line, i) => i > header && isHeader(line));
   return [header + 1, next < 0 ? lines.length : next];
+}
+
+function isHeader(line: string): boolean {
+  return /^\s*\[/.test(line);
 }
 
 function headerName(line: string): string {

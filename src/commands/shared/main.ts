@@ -1,0 +1,104 @@
+/**
+ * The command line's entry: finds the command with oclif and runs it. oclif's own `run` is not used because of what
+ * it does with unknown commands and failures; everything else about commands and help is oclif's.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Config } from "@oclif/core/config";
+import { Help } from "@oclif/core/help";
+import type { PJSON } from "@oclif/core/interfaces";
+import { settings } from "@oclif/core/settings";
+import { UnknownCommandError, failureOf } from "./failure.ts";
+import { reportFailure } from "./output.ts";
+import { nearest } from "./suggest.ts";
+
+/** Where oclif finds the commands: every compiled file but those that commands share. */
+export const COMMAND_DISCOVERY: NonNullable<PJSON["oclif"]["commands"]> = {
+  strategy: "pattern",
+  target: "./dist/commands",
+  globPatterns: ["**/*.js", "!shared/**"],
+};
+
+/** package.json as oclif wants it. */
+export function packageJson(root: string): PJSON {
+  const parsed = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as PJSON;
+  return { ...parsed, oclif: { ...parsed.oclif, commands: COMMAND_DISCOVERY } };
+}
+
+/** Runs the command line; sets `process.exitCode` and never throws. `root` is the directory of package.json. */
+export async function main(argv: readonly string[], root: string): Promise<void> {
+  try {
+    await dispatch([...argv], root);
+  } catch (error) {
+    const failure = failureOf(error, "");
+    process.exitCode = failure.exitCode;
+    reportFailure(failure, wantsJson(argv));
+    if (process.env["NEON_DEBUG"]) console.error(error);
+  }
+}
+
+function wantsJson(argv: readonly string[]): boolean {
+  const end = argv.indexOf("--");
+  return argv.slice(0, end < 0 ? argv.length : end).includes("--json");
+}
+
+async function dispatch(argv: string[], root: string): Promise<void> {
+  // Never look for TypeScript sources beside the compiled files, whatever NODE_ENV says.
+  settings.enableAutoTranspile = false;
+  const config = await Config.load({ root, pjson: packageJson(root) });
+  const { words, rest } = splitWords(argv);
+  const { id, used } = longestId(config, words);
+  const command = config.findCommand(id);
+  const wantsHelp = argv.length === 0 || words[0] === "help" || hasHelpFlag(argv);
+  if (wantsHelp) {
+    const subject = words[0] === "help" ? words.slice(1) : words;
+    const target = longestId(config, subject);
+    if (subject.length > 0 && target.id === "") throw unknownCommand(config, subject);
+    await new Help(config, helpOptions).showHelp(target.id === "" ? [] : target.id.split(":"));
+    return;
+  }
+  if (!command) {
+    const isTopic = id !== "" && used === words.length;
+    if (!isTopic) throw unknownCommand(config, words.length > 0 ? words : [argv[0] ?? ""]);
+    await new Help(config, helpOptions).showHelp(id.split(":"));
+    return;
+  }
+  await config.runCommand(id, [...words.slice(used), ...rest], command);
+}
+
+const helpOptions = { flagSortOrder: "none" } as const;
+
+/** The words before the first flag: commands come first, as `neon pg create`. */
+function splitWords(argv: readonly string[]): { words: string[]; rest: string[] } {
+  const at = argv.findIndex((word) => word.startsWith("-"));
+  return at < 0 ? { words: [...argv], rest: [] } : { words: argv.slice(0, at), rest: argv.slice(at) };
+}
+
+/** The longest run of leading words that names a command or a topic, as oclif's id. */
+function longestId(config: Config, words: readonly string[]): { id: string; used: number } {
+  for (let used = words.length; used > 0; used--) {
+    const id = words.slice(0, used).join(":");
+    if (config.findCommand(id) || config.findTopic(id)) return { id, used };
+  }
+  return { id: "", used: 0 };
+}
+
+function hasHelpFlag(argv: readonly string[]): boolean {
+  const end = argv.indexOf("--");
+  const own = end < 0 ? argv : argv.slice(0, end);
+  return own.includes("--help") || own.includes("-h");
+}
+
+function unknownCommand(config: Config, words: readonly string[]): UnknownCommandError {
+  const names = [...config.commandIDs, ...config.topics.map((topic) => topic.name)].map((id) =>
+    id.replaceAll(":", " "),
+  );
+  // What was typed may go on with arguments, so fewer and fewer of its words are compared.
+  const { used } = longestId(config, words);
+  const typed = words.slice(0, used + 1).join(" ");
+  for (let count = Math.min(words.length, 3); count > 0; count--) {
+    const suggestion = nearest(words.slice(0, count).join(" "), names);
+    if (suggestion !== undefined) return new UnknownCommandError(typed, suggestion);
+  }
+  return new UnknownCommandError(typed, undefined);
+}
