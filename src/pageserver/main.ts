@@ -1,0 +1,76 @@
+/** The pageserver as a program: command line, log, signals, exit code. Prints nothing on stdout but what was asked for. */
+import { type Logger, destination, pino } from "pino";
+import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
+import { type PageserverOptions, USAGE, parseCommandLine, readOptions } from "./options.ts";
+import { Pageserver, type PageserverDependencies, packageVersion } from "./server.ts";
+import type { ServedTimeline } from "./timeline/served-timeline.ts";
+
+/** Makes what the server works with, once its settings are known. */
+export type Assemble<T extends ServedTimeline> = (
+  options: PageserverOptions,
+  log: Logger,
+) => PageserverDependencies<T>;
+
+/** The same numbers as the command line's. */
+const EXIT_CODES: Readonly<Partial<Record<ErrorCode, number>>> = {
+  [ErrorCode.Usage]: 2,
+  [ErrorCode.Conflict]: 5,
+  [ErrorCode.Corrupt]: 7,
+  [ErrorCode.Resource]: 9,
+};
+
+/** Runs until it is told to stop; returns the exit code. */
+export async function runPageserver<T extends ServedTimeline>(
+  args: readonly string[],
+  assemble: Assemble<T>,
+): Promise<number> {
+  // Synchronous, so that the last words of a process that dies are not lost.
+  let log = pino({ base: { pid: process.pid } }, destination({ dest: 2, sync: true }));
+  try {
+    const commandLine = parseCommandLine(args);
+    if (commandLine.kind === "help") return print(USAGE);
+    if (commandLine.kind === "version") return print(`${packageVersion()}\n`);
+    const options = readOptions(commandLine.workdir);
+    log = log.child({}, { level: options.logLevel });
+    dieOnBugs(log);
+    const told = untilTold();
+    await using server = await Pageserver.start(options, assemble(options, log));
+    log.info({ signal: await told }, "told to stop");
+    await server.stop();
+    return 0;
+  } catch (error) {
+    const code = error instanceof NeonError ? error.code : ErrorCode.Failed;
+    const hint = error instanceof NeonError ? error.hint : undefined;
+    log.fatal({ code, hint, err: error }, messageOf(error));
+    return EXIT_CODES[code] ?? 1;
+  }
+}
+
+function print(text: string): number {
+  process.stdout.write(text);
+  return 0;
+}
+
+/** The name of the first signal that asks for an orderly end. A second one ends the process at once. */
+function untilTold(): Promise<string> {
+  return new Promise((resolve) => {
+    let told = false;
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+      process.on(signal, () => {
+        if (told) process.exit(128 + (signal === "SIGTERM" ? 15 : signal === "SIGINT" ? 2 : 1));
+        told = true;
+        resolve(signal);
+      });
+    }
+  });
+}
+
+/** What nobody caught is a bug, and its state is not to be trusted: everything durable is replayed at the next start. */
+function dieOnBugs(log: Logger): void {
+  const die = (error: unknown): void => {
+    log.fatal({ err: error }, `internal error: ${messageOf(error)}`);
+    process.exit(1);
+  };
+  process.on("uncaughtException", die);
+  process.on("unhandledRejection", die);
+}

@@ -1,0 +1,183 @@
+/**
+ * The HTTP side of the pageserver: listens, checks the token, finds the route, and turns answers and errors into
+ * bytes. What the routes do is in `routes.ts`.
+ */
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { pipeline } from "node:stream/promises";
+import type { Logger } from "pino";
+import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
+import { authorize } from "./authorize.ts";
+import { drain } from "./body.ts";
+import { HttpError, errorBody, statusOf, toNeonError } from "./http-errors.ts";
+import { type Answer, ApiRequest } from "./request.ts";
+import type { Router } from "./router.ts";
+import type { Handler } from "./routes.ts";
+
+export type ServiceState = "starting" | "ready" | "stopping";
+
+export interface HttpServiceOptions {
+  readonly host: string;
+  /** 0 lets the operating system choose. */
+  readonly port: number;
+  /** Without one, every request is allowed. */
+  readonly token: string | undefined;
+}
+
+export interface HttpServiceDependencies {
+  readonly router: Router<Handler>;
+  readonly log: Logger;
+  /** What GET /v1/status answers beside the state; no secrets, it needs no token. */
+  readonly status: () => Readonly<Record<string, string | number>>;
+}
+
+/** How long a client may take to send the head of a request. */
+const HEADERS_TIMEOUT_MS = 30_000;
+const CONNECTIONS_MAX = 1000;
+
+export class HttpService implements AsyncDisposable {
+  state: ServiceState = "starting";
+  private readonly options: HttpServiceOptions;
+  private readonly dependencies: HttpServiceDependencies;
+  private readonly server: Server;
+
+  constructor(options: HttpServiceOptions, dependencies: HttpServiceDependencies) {
+    this.options = options;
+    this.dependencies = dependencies;
+    // An import may take as long as it takes, so there is no limit for a request as a whole; bodies have their own.
+    const limits = { requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS, keepAliveTimeout: 5000 };
+    this.server = createServer(limits, (request, response) => {
+      void this.serve(request, response);
+    });
+    this.server.maxConnections = CONNECTIONS_MAX;
+  }
+
+  /** Throws `resource` when the port is taken or not ours to take. */
+  async listen(): Promise<void> {
+    const { host, port } = this.options;
+    await new Promise<void>((resolve, reject) => {
+      this.server.once("error", (error) => reject(listenError(host, port, error)));
+      this.server.listen({ host, port, exclusive: true }, () => resolve());
+    });
+    this.server.on("error", (error) => this.dependencies.log.error({ err: error }, "HTTP server failed"));
+  }
+
+  /** The port that it listens on. */
+  get port(): number {
+    const address: AddressInfo | string | null = this.server.address();
+    return typeof address === "object" && address !== null ? address.port : this.options.port;
+  }
+
+  /** Takes no new connections, lets requests under way finish for `graceMs`, then cuts them. */
+  async stop(graceMs: number): Promise<void> {
+    this.state = "stopping";
+    if (!this.server.listening) return;
+    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
+    const timer = setTimeout(() => this.server.closeAllConnections(), graceMs);
+    await closed;
+    clearTimeout(timer);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop(0);
+  }
+
+  private async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { log } = this.dependencies;
+    // A client that goes away is not worth more than the end of its own request.
+    request.on("error", () => undefined);
+    response.on("error", () => undefined);
+    const started = performance.now();
+    try {
+      const answer = await this.answer(request);
+      if (this.state === "stopping") response.setHeader("connection", "close");
+      await this.send(request, response, answer);
+      log.debug(
+        { method: request.method, url: request.url, status: response.statusCode, ms: since(started) },
+        "request",
+      );
+    } catch (error) {
+      this.fail(request, response, toNeonError(error), since(started));
+    }
+    drain(request);
+  }
+
+  private async answer(request: IncomingMessage): Promise<Answer> {
+    const url = request.url ?? "/";
+    if (request.method === "GET" && (url === "/v1/status" || url.startsWith("/v1/status?"))) {
+      return { kind: "json", status: 200, value: { state: this.state, ...this.dependencies.status() } };
+    }
+    if (this.options.token !== undefined) authorize(request.headers.authorization, this.options.token);
+    const { handler, target } = this.dependencies.router.find(request.method, url);
+    if (this.state !== "ready") {
+      throw new HttpError(503, ErrorCode.Unreachable, `the pageserver is ${this.state}`, {
+        hint: "Try again in a moment.",
+      });
+    }
+    return handler(new ApiRequest(request, target));
+  }
+
+  private async send(request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
+    if (answer.kind === "json") {
+      sendJson(request, response, answer.status, answer.value);
+      return;
+    }
+    response.writeHead(200, answer.headers);
+    // An error in the stream cuts the connection, so that nobody takes half of it for all of it.
+    await pipeline(answer.stream, response);
+  }
+
+  private fail(request: IncomingMessage, response: ServerResponse, error: NeonError, ms: number): void {
+    const { log } = this.dependencies;
+    const gone = response.destroyed || response.socket?.destroyed === true;
+    const status = statusOf(error);
+    const about = { method: request.method, url: request.url, status, ms, code: error.code };
+    if (status >= 500 && !gone) log.error({ ...about, err: error }, `request failed: ${error.message}`);
+    else log.info({ ...about, gone }, `request refused: ${error.message}`);
+    if (gone) return;
+    if (response.headersSent) {
+      response.destroy();
+      return;
+    }
+    if (status === 401) response.setHeader("www-authenticate", 'Bearer realm="pageserver"');
+    sendJson(request, response, status, errorBody(error));
+  }
+}
+
+function sendJson(request: IncomingMessage, response: ServerResponse, status: number, value: object): void {
+  const bytes = Buffer.from(`${JSON.stringify(value)}\n`);
+  response.writeHead(status, {
+    "content-type": "application/json; charset=utf-8",
+    "content-length": bytes.length,
+    "cache-control": "no-store",
+    // What is left of an unread body would be taken for the next request.
+    ...(request.complete ? {} : { connection: "close" }),
+  });
+  response.end(bytes);
+}
+
+function since(started: number): number {
+  return Math.round(performance.now() - started);
+}
+
+function listenError(host: string, port: number, error: unknown): NeonError {
+  const where = `${host}:${port}`;
+  const code = systemCode(error);
+  if (code === "EADDRINUSE") {
+    return new NeonError(ErrorCode.Resource, `port ${port} on ${host} is in use by another program`, {
+      hint: "Stop that program, or set another address: neon config set pageserver.listen 127.0.0.1:PORT",
+      data: { host, port },
+      cause: error,
+    });
+  }
+  const hints: Readonly<Record<string, string>> = {
+    EACCES: "Ports below 1024 need privileges: choose a higher one.",
+    EADDRNOTAVAIL: "The host is no address of this machine.",
+    ENOTFOUND: "The host cannot be resolved.",
+  };
+  return new NeonError(ErrorCode.Resource, `cannot listen on ${where}: ${messageOf(error)}`, {
+    hint: hints[code ?? ""],
+    data: { host, port },
+    cause: error,
+  });
+}

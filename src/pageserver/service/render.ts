@@ -1,0 +1,88 @@
+/** Domain objects as the API shows them: snake_case, LSNs as `X/Y`, times in ISO 8601. */
+import type { TimelineId } from "../../base/ids.ts";
+import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
+import type { AncestorPoint } from "../timeline/metadata.ts";
+import type { ServedTimeline, WriterStatus } from "../timeline/served-timeline.ts";
+import type { Branch, Tenant } from "../timeline/tenant.ts";
+import type { TenantEntry } from "../timeline/tenants.ts";
+
+export function renderTenant(entry: TenantEntry<ServedTimeline>): object {
+  if (entry.kind === "broken") {
+    return { tenant_id: entry.id, pg_version: null, state: "broken", error: entry.error.message };
+  }
+  const { tenant } = entry;
+  return {
+    tenant_id: tenant.id,
+    pg_version: tenant.pgVersion.major,
+    system_id: tenant.systemId?.toString() ?? null,
+    created_at: new Date(tenant.createdAt).toISOString(),
+    state: "active",
+    error: null,
+  };
+}
+
+/** The answer to creating a branch; the list shows more. */
+export function renderCreatedBranch(tenant: Tenant<ServedTimeline>, branch: Branch): object {
+  const { ref, entry } = branch;
+  const ancestor = entry.kind === "open" ? entry.timeline.ancestor : entry.metadata?.ancestor;
+  return { name: ref.name, timeline_id: ref.timelineId, ancestor: renderAncestor(tenant, ancestor) };
+}
+
+export function renderBranch(tenant: Tenant<ServedTimeline>, branch: Branch): object {
+  const { ref, entry } = branch;
+  const head = { ...renderCreatedBranch(tenant, branch), upstream: ref.upstream ?? null };
+  if (entry.kind === "broken") return { ...head, ...renderBroken(entry.metadata, entry.error.message) };
+  const { timeline } = entry;
+  return {
+    ...head,
+    last_record_lsn: formatLsn(timeline.lastRecordLsn),
+    durable_lsn: formatLsn(timeline.durableWalLsn),
+    state: timeline.state,
+    error: timeline.error ?? null,
+    lag_bytes: timeline.lagBytes ?? null,
+    writer: renderWriter(timeline.writer),
+    created_at: new Date(timeline.createdAt).toISOString(),
+    physical_bytes: timeline.physicalBytes,
+  };
+}
+
+/** A branch of which only the name is left. */
+export function renderDamagedBranch(name: string, message: string): object {
+  return {
+    name,
+    timeline_id: UNKNOWN_TIMELINE,
+    ancestor: null,
+    upstream: null,
+    ...renderBroken(undefined, message),
+  };
+}
+
+const UNKNOWN_TIMELINE = "0".repeat(32);
+
+function renderBroken(
+  metadata: { createdAt: number; ancestor: AncestorPoint | undefined } | undefined,
+  message: string,
+): object {
+  const lsn: Lsn = metadata?.ancestor?.lsn ?? INVALID_LSN;
+  return {
+    last_record_lsn: formatLsn(lsn),
+    durable_lsn: formatLsn(lsn),
+    state: "broken",
+    error: message,
+    lag_bytes: null,
+    writer: null,
+    created_at: metadata ? new Date(metadata.createdAt).toISOString() : null,
+    physical_bytes: null,
+  };
+}
+
+function renderWriter(writer: WriterStatus | undefined): object | null {
+  if (!writer) return null;
+  return { name: writer.name, epoch: writer.epoch, state: writer.state, error: writer.error ?? null };
+}
+
+function renderAncestor(tenant: Tenant<ServedTimeline>, ancestor: AncestorPoint | undefined): object | null {
+  if (!ancestor) return null;
+  const name: string | undefined = tenant.nameOf(ancestor.timelineId satisfies TimelineId);
+  return { name: name ?? null, timeline_id: ancestor.timelineId, lsn: formatLsn(ancestor.lsn) };
+}

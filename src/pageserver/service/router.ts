@@ -1,0 +1,76 @@
+/** Which route a request means. Patterns are paths whose `:name` parts match any one part. */
+import { ErrorCode } from "../../base/errors.ts";
+import { HttpError, usage } from "./http-errors.ts";
+
+export type Method = "GET" | "POST" | "DELETE";
+
+/** The variable parts of a path, decoded, and the query. */
+export interface Target {
+  readonly path: ReadonlyMap<string, string>;
+  readonly query: URLSearchParams;
+}
+
+interface Route<H> {
+  readonly method: Method;
+  readonly parts: readonly string[];
+  readonly handler: H;
+}
+
+/** Longest path with query that is looked at. */
+const URL_LENGTH_MAX = 8192;
+
+export class Router<H> {
+  private readonly routes: Route<H>[] = [];
+
+  add(method: Method, pattern: string, handler: H): this {
+    this.routes.push({ method, parts: pattern.split("/"), handler });
+    return this;
+  }
+
+  /** Throws `not_found` for an unknown path and status 405 for a method that the path does not have. */
+  find(method: string | undefined, url: string): { handler: H; target: Target } {
+    if (url.length > URL_LENGTH_MAX) throw new HttpError(414, ErrorCode.Usage, "the path is too long");
+    const mark = url.indexOf("?");
+    const path = mark < 0 ? url : url.slice(0, mark);
+    const parts = path.split("/");
+    const methods: string[] = [];
+    for (const route of this.routes) {
+      if (!matches(route.parts, parts)) continue;
+      if (route.method !== method) {
+        methods.push(route.method);
+        continue;
+      }
+      const query = new URLSearchParams(mark < 0 ? "" : url.slice(mark + 1));
+      return { handler: route.handler, target: { path: variables(route.parts, parts), query } };
+    }
+    if (methods.length > 0) {
+      throw new HttpError(405, ErrorCode.Usage, `${path} takes ${methods.join(", ")}, not ${String(method)}`);
+    }
+    throw new HttpError(404, ErrorCode.NotFound, `the pageserver has no ${String(method)} ${path}`, {
+      hint: "Command line and pageserver may be of different versions.",
+    });
+  }
+}
+
+function matches(pattern: readonly string[], parts: readonly string[]): boolean {
+  return (
+    pattern.length === parts.length &&
+    pattern.every((part, index) => (part.startsWith(":") ? parts[index] !== "" : part === parts[index]))
+  );
+}
+
+function variables(pattern: readonly string[], parts: readonly string[]): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const [index, part] of pattern.entries()) {
+    if (part.startsWith(":")) found.set(part.slice(1), decode(parts[index] ?? ""));
+  }
+  return found;
+}
+
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw usage(`"${part}" in the path is not well encoded`);
+  }
+}

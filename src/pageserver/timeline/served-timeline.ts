@@ -1,0 +1,97 @@
+/**
+ * What tenants and the HTTP service need of a timeline, and how they get one. `Timeline` is the real one; tests of
+ * the service bring their own.
+ */
+import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
+
+/** What the timelines of a tenant have in common, learnt from pg_control at import. */
+export interface ClusterIdentity {
+  readonly pgVersion: PgVersion;
+  readonly systemId: bigint;
+  /** Size of a WAL segment in bytes. */
+  readonly segmentSize: number;
+}
+
+/** The compute whose WAL a timeline follows, as it stands now. */
+export interface WriterStatus {
+  readonly name: string;
+  readonly epoch: WriterEpoch;
+  /** `connecting`, `streaming`, `waiting` or `stopped`. */
+  readonly state: string;
+  /** Why it is not streaming. */
+  readonly error: string | undefined;
+}
+
+export interface ServedTimeline {
+  readonly id: TimelineId;
+  readonly ancestor: AncestorPoint | undefined;
+  readonly cluster: ClusterIdentity;
+  /** What lies below is in the ancestor, or nowhere. */
+  readonly startLsn: Lsn;
+  readonly history: readonly HistoryEntry[];
+  /** Milliseconds since 1970. */
+  readonly createdAt: number;
+  /** End of the last ingested record. */
+  readonly lastRecordLsn: Lsn;
+  /** End of the last complete record whose WAL is on disk. */
+  readonly durableWalLsn: Lsn;
+  readonly state: "active" | "stopped" | "broken";
+  /** Why it is stopped or broken. */
+  readonly error: string | undefined;
+  readonly writer: WriterStatus | undefined;
+  /** How far the compute's flushed WAL is ahead of us, in bytes, as far as we know. */
+  readonly lagBytes: number | undefined;
+  /** Size of its own files, ancestors' not included. */
+  readonly physicalBytes: number;
+
+  /** Gives a compute the right to write, under a fresh epoch, at the end of the timeline. None may have it now. */
+  openWriter(request: { name: string; source: WriterSource }): Promise<{ epoch: WriterEpoch; lsn: Lsn }>;
+  /** Takes the right away; afterwards no WAL of that epoch is accepted. */
+  closeWriter(epoch: WriterEpoch, reason: string): Promise<void>;
+  /** Until everything up to `lsn` is ingested and durable. Throws `timeout` with the LSN that was reached. */
+  waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void>;
+  /** Until every commit that has returned on the open writer is ingested and durable. */
+  syncWithWriter(timeoutMs: number): Promise<void>;
+  /** End of the last commit at or before the time. */
+  resolveTimestamp(unixMs: number): Promise<Lsn>;
+  /** The last record that ends at or below `lsn`: its end, and the start of it. */
+  recordBoundary(lsn: Lsn): Promise<{ previousLsn: Lsn; endLsn: Lsn }>;
+  /** A data directory as a tar stream. Without `lsn`, at the end. */
+  baseBackup(request: {
+    lsn?: Lsn;
+    readOnly: boolean;
+  }): Promise<{ lsn: Lsn; previousLsn?: Lsn; stream: AsyncIterable<Uint8Array> }>;
+  /** Stops following the writer (the right to write stays stored), writes what must be written. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Makes timelines. `T` is the class whose instances refer to each other as ancestors. */
+export interface TimelineFactory<T extends ServedTimeline> {
+  /** A branch: an empty timeline on top of `ancestor`, durable with its metadata when this returns. */
+  create(options: {
+    directory: string;
+    id: TimelineId;
+    cluster: ClusterIdentity;
+    ancestor: { timeline: T; lsn: Lsn };
+    createdAt: number;
+  }): Promise<T>;
+  /** An existing timeline; goes on following the writer that its metadata names. */
+  open(options: {
+    directory: string;
+    id: TimelineId;
+    cluster: ClusterIdentity;
+    ancestor: { timeline: T; lsn: Lsn } | undefined;
+  }): Promise<T>;
+  /** A root timeline from the tar of a cleanly stopped data directory. */
+  import(options: {
+    directory: string;
+    id: TimelineId;
+    /** Major version that is expected; the system identifier too, where the tenant has one. */
+    expected: { pgVersion: PgVersion; systemId: bigint | undefined };
+    tar: AsyncIterable<Uint8Array>;
+    createdAt: number;
+  }): Promise<T>;
+}

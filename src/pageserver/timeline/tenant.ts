@@ -1,0 +1,345 @@
+/**
+ * A tenant: one Postgres cluster's family of timelines, and the branches that name them. On disk:
+ *
+ *     tenants/<tenant>/tenant.json               see docs/formats/tenant.md
+ *     tenants/<tenant>/refs/<branch>             see docs/formats/refs.md
+ *     tenants/<tenant>/timelines/<timeline>/     metadata.json and what the timeline keeps there
+ *
+ * A timeline lives as long as a ref names it or a living timeline branches from it; `timelines.ts` deletes the rest. So
+ * a branch is created timeline first and ref last, and deleted ref first: no crash leaves half of one.
+ */
+import { join } from "node:path";
+import { ErrorCode, NeonError } from "../../base/errors.ts";
+import { type TenantId, type TimelineId, newTimelineId } from "../../base/ids.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { Clock, Files, Random } from "../../base/seams.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import { versionByMajor } from "../../postgres/versions/versions.ts";
+import { readJsonFile, writeJsonFile } from "./json-file.ts";
+import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
+import { SerialQueue } from "./serial-queue.ts";
+import type { ClusterIdentity, ServedTimeline, TimelineFactory } from "./served-timeline.ts";
+import { type TenantLog, type TimelineEntry, Timelines } from "./timelines.ts";
+
+export const TENANT_FILE = "tenant.json";
+const MAGIC = "neon-tenant";
+const VERSION = 1;
+const SEGMENT_SIZE_MIN = 1024 * 1024;
+const SEGMENT_SIZE_MAX = 1024 * 1024 * 1024;
+
+export interface TenantDependencies<T extends ServedTimeline> {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: TenantLog;
+  readonly timelines: TimelineFactory<T>;
+}
+
+/** The contents of tenant.json. */
+interface TenantMetadata {
+  readonly id: TenantId;
+  readonly pgVersion: PgVersion;
+  readonly createdAt: number;
+  /** Undefined until the first import. */
+  readonly cluster: ClusterIdentity | undefined;
+}
+
+/** A branch together with what it names. */
+export interface Branch {
+  readonly ref: Ref;
+  readonly entry: TimelineEntry<ServedTimeline>;
+}
+
+export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
+  readonly id: TenantId;
+  private metadata: TenantMetadata;
+  private readonly directory: string;
+  private readonly refs: Refs;
+  private readonly timelines: Timelines<T>;
+  private readonly dependencies: TenantDependencies<T>;
+  private readonly changes = new SerialQueue();
+  /** Branch names that an import, which takes long, will give out. */
+  private readonly reserved = new Set<string>();
+
+  private constructor(
+    directory: string,
+    metadata: TenantMetadata,
+    refs: Refs,
+    dependencies: TenantDependencies<T>,
+  ) {
+    this.id = metadata.id;
+    this.directory = directory;
+    this.metadata = metadata;
+    this.refs = refs;
+    this.dependencies = dependencies;
+    this.timelines = new Timelines(join(directory, "timelines"), dependencies);
+  }
+
+  /** A new tenant without timelines; durable when it returns, except for the entry in its parent directory. */
+  static async create<T extends ServedTimeline>(
+    options: { directory: string; id: TenantId; pgVersion: PgVersion },
+    dependencies: TenantDependencies<T>,
+  ): Promise<Tenant<T>> {
+    const { files, clock } = dependencies;
+    await files.makeDirectory(join(options.directory, "refs"));
+    await files.makeDirectory(join(options.directory, "timelines"));
+    const metadata: TenantMetadata = {
+      id: options.id,
+      pgVersion: options.pgVersion,
+      createdAt: clock.now(),
+      cluster: undefined,
+    };
+    // Written last: a directory without it is one whose creation was interrupted.
+    await writeTenantMetadata(files, options.directory, metadata);
+    const refs = await Refs.open(files, join(options.directory, "refs"));
+    return new Tenant(options.directory, metadata, refs, dependencies);
+  }
+
+  /** Opens its timelines too. One that cannot be opened is kept as broken; undefined if the tenant was never complete. */
+  static async open<T extends ServedTimeline>(
+    options: { directory: string; id: TenantId },
+    dependencies: TenantDependencies<T>,
+  ): Promise<Tenant<T> | undefined> {
+    const { files } = dependencies;
+    const metadata = await readTenantMetadata(files, options.directory, options.id);
+    if (!metadata) return undefined;
+    await files.makeDirectory(join(options.directory, "refs"));
+    await files.makeDirectory(join(options.directory, "timelines"));
+    const refs = await Refs.open(files, join(options.directory, "refs"));
+    const tenant = new Tenant(options.directory, metadata, refs, dependencies);
+    await tenant.timelines.open(metadata.cluster, refs);
+    return tenant;
+  }
+
+  get pgVersion(): PgVersion {
+    return this.metadata.pgVersion;
+  }
+
+  get systemId(): bigint | undefined {
+    return this.timelines.size > 0 ? this.metadata.cluster?.systemId : undefined;
+  }
+
+  /** Milliseconds since 1970. */
+  get createdAt(): number {
+    return this.metadata.createdAt;
+  }
+
+  /** All branches, sorted by name; with damaged ones. */
+  branches(): Branch[] {
+    return this.refs.list().map((ref) => this.branchOf(ref));
+  }
+
+  /** Refs whose files cannot be read. */
+  get damagedRefs(): ReadonlyMap<string, NeonError> {
+    return this.refs.damaged;
+  }
+
+  /** Throws `not_found`, or `corrupt` where the branch's file is damaged. */
+  branch(name: string): Branch {
+    const ref = this.refs.get(name);
+    if (ref) return this.branchOf(ref);
+    throw this.refs.damaged.get(name) ?? branchNotFound(name);
+  }
+
+  /** The first of the names of a timeline, or undefined if it has none. */
+  nameOf(timelineId: TimelineId): string | undefined {
+    return this.refs.namesOf(timelineId)[0];
+  }
+
+  /** Throws `not_found`, or what keeps the timeline from being opened. */
+  timeline(id: TimelineId): T {
+    return this.timelines.get(id);
+  }
+
+  /** The timeline that holds this LSN: the one asked for, or the ancestor that it still had at that time. */
+  timelineAt(id: TimelineId, lsn: Lsn): T {
+    let timeline = this.timelines.get(id);
+    while (lsn < timeline.startLsn && timeline.ancestor) {
+      timeline = this.timelines.get(timeline.ancestor.timelineId);
+    }
+    return timeline;
+  }
+
+  /** A new branch at `lsn`, which must be the end of a durable record of that timeline. */
+  async createBranch(name: string, from: TimelineId, lsn: Lsn): Promise<Branch> {
+    return this.changes.run(async () => {
+      this.checkNameFree(name);
+      const parent = this.timelineAt(from, lsn);
+      const id = newTimelineId(this.dependencies.random);
+      await this.timelines.create({
+        id,
+        cluster: parent.cluster,
+        ancestor: { timeline: parent, lsn },
+        createdAt: this.dependencies.clock.now(),
+      });
+      return this.publish(name, id);
+    });
+  }
+
+  /** A root timeline from the tar of a cleanly stopped data directory, and a branch that names it. */
+  async import(options: {
+    branch: string;
+    timelineId: TimelineId | undefined;
+    tar: AsyncIterable<Uint8Array>;
+  }): Promise<{ branch: Branch; timeline: T }> {
+    const id = options.timelineId ?? newTimelineId(this.dependencies.random);
+    await this.changes.run(async () => {
+      this.checkNameFree(options.branch);
+      this.timelines.checkFree(id);
+      this.reserved.add(options.branch);
+    });
+    try {
+      const timeline = await this.timelines.import({
+        id,
+        expected: { pgVersion: this.pgVersion, systemId: this.systemId },
+        tar: options.tar,
+        createdAt: this.dependencies.clock.now(),
+      });
+      const branch = await this.changes.run(async () => {
+        this.reserved.delete(options.branch);
+        await this.adoptCluster(timeline);
+        return this.publish(options.branch, id);
+      });
+      return { branch, timeline };
+    } finally {
+      this.reserved.delete(options.branch);
+    }
+  }
+
+  /** Throws `conflict` while the timeline has children or an open writer and no other name. */
+  async deleteBranch(name: string): Promise<void> {
+    await this.changes.run(async () => {
+      const { ref } = this.branch(name);
+      if (this.refs.namesOf(ref.timelineId).length === 1) this.checkUnused(ref);
+      await this.refs.delete(name);
+      await this.timelines.removeUnreachable(this.refs);
+    });
+  }
+
+  async renameBranch(name: string, newName: string): Promise<Branch> {
+    return this.changes.run(async () => {
+      this.branch(name);
+      this.checkNameFree(newName);
+      await this.refs.rename(name, newName);
+      return this.branch(newName);
+    });
+  }
+
+  /** Runs a change of a timeline's right to write; changes of one tenant never overlap. */
+  async change<R>(job: () => Promise<R>): Promise<R> {
+    return this.changes.run(job);
+  }
+
+  /** Waits for changes under way, then closes all timelines. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.changes.run(() => this.timelines.close());
+  }
+
+  private branchOf(ref: Ref): Branch {
+    return { ref, entry: this.timelines.entry(ref.timelineId) };
+  }
+
+  /** Throws `usage` for what is no name and `exists` for one that is taken. */
+  checkNameFree(name: string): void {
+    checkRefName(name);
+    this.refs.checkFree(name);
+    if (this.reserved.has(name)) {
+      throw new NeonError(ErrorCode.Exists, `branch "${name}" is being created by another request`);
+    }
+  }
+
+  private checkUnused(ref: Ref): void {
+    const children = this.timelines.childrenOf(ref.timelineId).map((child) => this.nameOf(child) ?? child);
+    if (children.length > 0) {
+      const names = children.sort().slice(0, 5).join(", ");
+      throw new NeonError(
+        ErrorCode.Conflict,
+        `branch "${ref.name}" has ${children.length === 1 ? "a child" : `${children.length} children`}: ${names}`,
+        { hint: "Delete the children first.", data: { children: children.length } },
+      );
+    }
+    const entry = this.timelines.entry(ref.timelineId);
+    const writer = entry.kind === "open" ? entry.timeline.writer : undefined;
+    if (!writer) return;
+    throw new NeonError(ErrorCode.Conflict, `branch "${ref.name}" is in use by compute "${writer.name}"`, {
+      hint: `Stop it first: neon pg stop ${writer.name}`,
+      data: { writer: writer.name },
+    });
+  }
+
+  /** The last step of a creation. A timeline that gets no name is removed again. */
+  private async publish(name: string, id: TimelineId): Promise<Branch> {
+    try {
+      await this.refs.update(name, undefined, id);
+    } catch (error) {
+      await this.timelines.discard(id);
+      throw error;
+    }
+    this.timelines.settle(id);
+    return this.branch(name);
+  }
+
+  /** The first import says which cluster this is; later ones must be of the same. */
+  private async adoptCluster(timeline: T): Promise<void> {
+    const { cluster } = timeline;
+    try {
+      if (cluster.pgVersion.major !== this.pgVersion.major) {
+        throw new NeonError(
+          ErrorCode.Usage,
+          `the data directory is of Postgres ${cluster.pgVersion.major}, tenant ${this.id} of ${this.pgVersion.major}`,
+          { hint: "Create another tenant for it." },
+        );
+      }
+      // Timelines made by interrupted imports do not bind the tenant: they are gone after a restart.
+      const known = this.systemId;
+      if (known === cluster.systemId) return;
+      if (known !== undefined) {
+        throw new NeonError(
+          ErrorCode.Conflict,
+          `the data directory has system identifier ${cluster.systemId}, tenant ${this.id} has ${known}`,
+          { hint: "A tenant holds one Postgres cluster: create another tenant for this one." },
+        );
+      }
+      const metadata: TenantMetadata = { ...this.metadata, cluster };
+      await writeTenantMetadata(this.dependencies.files, this.directory, metadata);
+      this.metadata = metadata;
+    } catch (error) {
+      await this.timelines.discard(timeline.id);
+      throw error;
+    }
+  }
+}
+
+async function writeTenantMetadata(files: Files, directory: string, metadata: TenantMetadata): Promise<void> {
+  const { cluster } = metadata;
+  await writeJsonFile(files, join(directory, TENANT_FILE), MAGIC, VERSION, {
+    tenant_id: metadata.id,
+    pg_version: metadata.pgVersion.major,
+    created_at: new Date(metadata.createdAt).toISOString(),
+    cluster: cluster ? { system_id: cluster.systemId.toString(), segment_size: cluster.segmentSize } : null,
+  });
+}
+
+async function readTenantMetadata(
+  files: Files,
+  directory: string,
+  id: TenantId,
+): Promise<TenantMetadata | undefined> {
+  const path = join(directory, TENANT_FILE);
+  const file = await readJsonFile(files, path, MAGIC, VERSION);
+  if (!file) return undefined;
+  const { fields } = file;
+  if (fields.tenantId("tenant_id") !== id) throw fields.wrong("tenant_id", "is that of another tenant");
+  const pgVersion = versionByMajor(fields.integer("pg_version", { min: 1, max: 1000 }));
+  const cluster = fields.optionalObject("cluster");
+  return {
+    id,
+    pgVersion,
+    createdAt: fields.time("created_at"),
+    cluster: cluster && {
+      pgVersion,
+      systemId: cluster.u64("system_id"),
+      segmentSize: cluster.integer("segment_size", { min: SEGMENT_SIZE_MIN, max: SEGMENT_SIZE_MAX }),
+    },
+  };
+}
