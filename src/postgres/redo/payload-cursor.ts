@@ -1,0 +1,127 @@
+/** Reads a record's main data from front to back, where its layout depends on its content. Little-endian. */
+import { type NeonError, corrupt } from "../../base/errors.ts";
+import { type Lsn, formatLsn, lsnFromWords } from "../../base/lsn.ts";
+import { rmgrName } from "../constants.ts";
+import type { PgVersion } from "../versions/version.ts";
+import type { WalRecord } from "../wal/record.ts";
+
+/** Milliseconds from 1970 to 2000, where Postgres' time begins. */
+const EPOCH_2000_MS = 946_684_800_000;
+/** More pages than any SLRU of 2^32 entries has. */
+const SLRU_PAGE_MAX = 2 ** 22;
+const TWO_32 = 2 ** 32;
+const utf8 = new TextDecoder("utf-8", { fatal: false });
+
+/** Every read is checked against the end of the main data and throws `corrupt` beyond it. */
+export class PayloadCursor {
+  private readonly record: WalRecord;
+  private readonly start: number;
+  private readonly end: number;
+  private at: number;
+
+  constructor(record: WalRecord) {
+    this.record = record;
+    this.start = record.mainOffset;
+    this.end = record.mainOffset + record.mainLength;
+    this.at = this.start;
+  }
+
+  /** An error that says which record it is about. */
+  corrupt(message: string): NeonError {
+    const { record } = this;
+    const rmgr = rmgrName(record.rmgr);
+    const info = `0x${record.info.toString(16).padStart(2, "0")}`;
+    const lsn = formatLsn(record.lsn);
+    return corrupt(`WAL record ${rmgr} ${info} at ${lsn}: ${message}`, {
+      rmgr,
+      info,
+      lsn,
+      offset: this.at - this.start,
+    });
+  }
+
+  private take(size: number): number {
+    const { at } = this;
+    if (size > this.end - at) throw this.corrupt(`${size} bytes wanted, ${this.end - at} left`);
+    this.at = at + size;
+    return at;
+  }
+
+  skip(size: number): void {
+    this.take(size);
+  }
+
+  /** Goes to an offset from the start. */
+  seek(offset: number): void {
+    this.at = this.start;
+    this.take(offset);
+  }
+
+  /** Goes to the next multiple of 8 from the start, or to the end if that comes first. */
+  align(): void {
+    const offset = this.at - this.start;
+    this.at = Math.min(this.end, this.start + ((offset + 7) & ~7));
+  }
+
+  u16(): number {
+    return this.record.view.getUint16(this.take(2), true);
+  }
+
+  u32(): number {
+    return this.record.view.getUint32(this.take(4), true);
+  }
+
+  /** A plain 64-bit LSN: the low word first. */
+  lsn(): Lsn {
+    const at = this.take(8);
+    const { view } = this.record;
+    return lsnFromWords(view.getUint32(at + 4, true), view.getUint32(at, true));
+  }
+
+  /** A time of Postgres (i64, microseconds since 2000) in milliseconds since 1970, with a fraction. */
+  postgresTime(): number {
+    const at = this.take(8);
+    const { view } = this.record;
+    const microseconds = view.getInt32(at + 4, true) * TWO_32 + view.getUint32(at, true);
+    return microseconds / 1000 + EPOCH_2000_MS;
+  }
+
+  /** The number of an SLRU page: a 64-bit number from 17 on. */
+  slruPage(version: PgVersion): number {
+    const low = this.u32();
+    const high = version.redo.slruPageNumberSize === 8 ? this.u32() : 0;
+    if (high !== 0 || low > SLRU_PAGE_MAX) throw this.corrupt(`SLRU page ${high * TWO_32 + low}`);
+    return low;
+  }
+
+  /** A count u32 of entries of `entrySize` bytes, all of which lie ahead. */
+  count(entrySize: number): number {
+    return this.checkedCount(this.u32(), entrySize);
+  }
+
+  /** Throws `corrupt` unless `count` entries lie ahead. */
+  checkedCount(count: number, entrySize: number): number {
+    if (count * entrySize > this.end - this.at) {
+      throw this.corrupt(`${count} entries of ${entrySize} bytes claimed, ${this.end - this.at} bytes left`);
+    }
+    return count;
+  }
+
+  /** Text up to a NUL, which is consumed. */
+  cstring(): string {
+    const stop = this.record.bytes.indexOf(0, this.at);
+    if (stop < 0 || stop >= this.end) throw this.corrupt("a text does not end");
+    return this.cstringOf(stop + 1 - this.at);
+  }
+
+  /** Text in `size` bytes, the last of which is a NUL. */
+  cstringOf(size: number): string {
+    const at = this.take(size);
+    return utf8.decode(this.record.bytes.subarray(at, at + Math.max(0, size - 1)));
+  }
+
+  /** Throws `corrupt` unless everything has been read. */
+  checkEnd(): void {
+    if (this.at !== this.end) throw this.corrupt(`${this.end - this.at} bytes too many`);
+  }
+}
