@@ -1,0 +1,44 @@
+/** What the operations on a compute need from outside. */
+import type { TenantId, TimelineId, WriterEpoch } from "../base/ids.ts";
+import type { Lsn } from "../base/lsn.ts";
+import type { BranchInfo, PageserverStatus, WriterSource } from "../client/pageserver-client.ts";
+import type { PgBinaries } from "./binaries.ts";
+import type { RunAs } from "./run-as.ts";
+
+/** The part of `PageserverClient` that computes use. */
+export interface ComputePageserver {
+  readonly tenantId: TenantId;
+  withTenant(tenantId: TenantId): ComputePageserver;
+  status(options?: { timeoutMs?: number }): Promise<PageserverStatus>;
+  listBranches(): Promise<BranchInfo[]>;
+  getBranch(name: string): Promise<BranchInfo>;
+  resolve(timelineId: TimelineId, at: { lsn: Lsn }): Promise<{ readonly lsn: Lsn }>;
+  openWriter(
+    timelineId: TimelineId,
+    options: { name: string; source: WriterSource; takeover?: boolean },
+  ): Promise<{ readonly epoch: WriterEpoch; readonly lsn: Lsn }>;
+  closeWriter(timelineId: TimelineId, epoch: WriterEpoch): Promise<void>;
+  waitForLsn(timelineId: TimelineId, lsn: Lsn, timeoutMs: number): Promise<void>;
+  baseBackup(
+    timelineId: TimelineId,
+    options: { lsn?: Lsn | undefined; readOnly: boolean },
+  ): Promise<{ readonly lsn: Lsn; readonly stream: AsyncIterable<Uint8Array> }>;
+}
+
+/** What a person at the terminal may want to see of an operation. */
+export interface ComputeEvents {
+  /** Something that must not go unnoticed although the operation goes on. A full sentence. */
+  readonly caution?: (text: string) => void;
+  /** A step that may take long begins: `building the data directory of main`. */
+  readonly step?: (text: string) => void;
+  /** More bytes of the current step have arrived. */
+  readonly progress?: (addedBytes: number) => void;
+}
+
+export interface ComputeContext {
+  readonly pageserver: ComputePageserver;
+  readonly binaries: () => Promise<PgBinaries>;
+  /** Who Postgres runs as; undefined for ourselves. */
+  readonly user: RunAs | undefined;
+  readonly events: ComputeEvents;
+}

@@ -1,0 +1,327 @@
+/**
+ * The computes of a repository: Postgres servers on branches. Every operation on one compute holds its lock, so that
+ * two commands never work on the same one.
+ */
+import { readdirSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
+import type { Lsn } from "../base/lsn.ts";
+import { fileError } from "../repository/atomic-file.ts";
+import { withLock } from "../repository/lock.ts";
+import { type ReservedPort, reservePort } from "../repository/ports.ts";
+import { checkRefName } from "../repository/ref-name.ts";
+import type { Repository } from "../repository/repository.ts";
+import type { PgBinaries } from "./binaries.ts";
+import type { ComputeContext, ComputeEvents, ComputePageserver } from "./compute-context.ts";
+import { type ComputeRecord, readComputeFile, writeComputeFile } from "./compute-file.ts";
+import { type ComputeInfo, computeInfo } from "./compute-info.ts";
+import { ComputePaths } from "./compute-paths.ts";
+import { startCompute } from "./compute-start.ts";
+import { type StopMode, stopCompute } from "./compute-stop.ts";
+import { removeTree } from "./directory-setup.ts";
+import { findPostmaster, waitForOrphans } from "./postmaster.ts";
+import { chooseRunAs } from "./run-as.ts";
+import type { CommitMode } from "./settings.ts";
+
+export type { ComputeInfo, ComputeState } from "./compute-info.ts";
+
+/** Where the search for a compute's port begins. */
+const FIRST_PORT = 55432;
+
+export interface ComputeManagerOptions {
+  readonly repository: Repository;
+  readonly client: ComputePageserver;
+  /** Called when a Postgres is to be started, not before: finding binaries runs a program. */
+  readonly binaries: PgBinaries | (() => Promise<PgBinaries>);
+  /** User that Postgres runs as when we are root; `postgres`, else `nobody`, when not given. */
+  readonly runAs?: string | undefined;
+  readonly events?: ComputeEvents;
+}
+
+export interface CreateComputeOptions {
+  readonly name: string;
+  readonly branch: string;
+  /** Makes a read-only compute that shows the branch at that LSN; without it a writing one at the branch's end. */
+  readonly point?: { readonly lsn: Lsn } | undefined;
+  readonly port?: number | undefined;
+  readonly commit: CommitMode;
+  readonly start: boolean;
+}
+
+export class ComputeManager {
+  private readonly repository: Repository;
+  private readonly client: ComputePageserver;
+  private readonly binaries: () => Promise<PgBinaries>;
+  private readonly runAs: string | undefined;
+  private readonly events: ComputeEvents;
+
+  constructor(options: ComputeManagerOptions) {
+    const { binaries } = options;
+    this.repository = options.repository;
+    this.client = options.client;
+    this.binaries = typeof binaries === "function" ? binaries : async () => binaries;
+    this.runAs = options.runAs;
+    this.events = options.events ?? {};
+  }
+
+  /** Makes a compute and starts it if asked to. When the start fails, nothing is left of it. */
+  async create(options: CreateComputeOptions): Promise<ComputeInfo> {
+    const { name } = options;
+    checkRefName(name, "compute");
+    return this.locked(name, async () => {
+      const existing = this.read(name);
+      if (existing) {
+        throw new NeonError(
+          ErrorCode.Exists,
+          `there is a compute "${name}" already, on branch "${existing.branch}"`,
+          {
+            hint: `Start it with \`neon pg start ${name}\`, or give the new one another name.`,
+          },
+        );
+      }
+      const branch = await this.client.getBranch(options.branch);
+      if (!options.point) this.refuseSecondWriter(branch.timelineId, branch.name, name);
+      const lsn = options.point
+        ? (await this.client.resolve(branch.timelineId, { lsn: options.point.lsn })).lsn
+        : branch.lastRecordLsn;
+      const port = await this.reservePort(name, options.port);
+      const paths = this.paths(name);
+      let record: ComputeRecord = {
+        name,
+        branch: branch.name,
+        tenantId: this.client.tenantId,
+        timelineId: branch.timelineId,
+        mode: options.point ? "read-only" : "read-write",
+        commit: options.commit,
+        pgVersion: this.repository.config.pgVersion,
+        port: port.port,
+        lsn,
+        epoch: null,
+        process: null,
+        bootId: null,
+        stop: null,
+      };
+      try {
+        await makeComputeDirectory(paths);
+        await writeComputeFile(this.paths(name).file, record);
+      } finally {
+        port.release();
+      }
+      if (options.start) {
+        try {
+          record = await startCompute(this.context(record), record, this.paths(name));
+        } catch (error) {
+          await this.discard(name);
+          throw error;
+        }
+      }
+      return computeInfo(record, this.paths(name));
+    });
+  }
+
+  /** Starts a compute; one that runs already stays as it is. */
+  async start(name: string, options: { readonly port?: number | undefined } = {}): Promise<ComputeInfo> {
+    return this.locked(name, async () => {
+      const record = this.mustRead(name);
+      const paths = this.paths(name);
+      const info = computeInfo(record, paths);
+      if (info.state === "running") {
+        if (options.port === undefined || options.port === record.port) return info;
+        throw new NeonError(ErrorCode.Conflict, `compute "${name}" runs on port ${record.port} already`, {
+          hint: `\`neon pg stop ${name}\` first.`,
+        });
+      }
+      if (record.mode === "read-write") this.refuseSecondWriter(record.timelineId, record.branch, name);
+      const wanted = options.port === undefined ? record : { ...record, port: options.port };
+      return computeInfo(await startCompute(this.context(record), wanted, paths), paths);
+    });
+  }
+
+  /** Stops a compute; one that does not run is no error. */
+  async stop(name: string, options: { readonly mode: StopMode } = { mode: "fast" }): Promise<ComputeInfo> {
+    return this.locked(name, async () => this.stopLocked(this.mustRead(name), options.mode));
+  }
+
+  async restart(name: string): Promise<ComputeInfo> {
+    return this.locked(name, async () => {
+      const paths = this.paths(name);
+      await this.stopLocked(this.mustRead(name), "fast");
+      const record = this.mustRead(name);
+      return computeInfo(await startCompute(this.context(record), record, paths), paths);
+    });
+  }
+
+  /**
+   * Removes a compute and its data directory; the branch stays. Refused, unless forced, while it runs and while it
+   * may hold commits that the pageserver lacks.
+   */
+  async destroy(name: string, options: { readonly force: boolean } = { force: false }): Promise<void> {
+    await this.locked(name, async () => {
+      let record = this.mustRead(name);
+      const paths = this.paths(name);
+      const running = findPostmaster(paths.pgdata, record.process) !== undefined;
+      if (running && !options.force) {
+        throw new NeonError(ErrorCode.Conflict, `compute "${name}" is running`, {
+          hint: `Stop it first with \`neon pg stop ${name}\`, or add --force.`,
+        });
+      }
+      if (!options.force && mayHoldUnsentCommits(record)) {
+        throw new NeonError(
+          ErrorCode.Conflict,
+          `compute "${name}" may hold commits that the pageserver does not have yet`,
+          { hint: `Start and stop it to send them, or add --force to lose them.` },
+        );
+      }
+      if (running) record = await stopCompute(this.context(record), record, paths, "immediate");
+      await this.closeWriterForGood(record, options.force);
+      await this.discard(name);
+    });
+  }
+
+  /** All computes, sorted by name. */
+  async list(): Promise<ComputeInfo[]> {
+    return Promise.resolve(this.records().map((record) => computeInfo(record, this.paths(record.name))));
+  }
+
+  /** One compute. Throws `not_found`. */
+  async get(name: string): Promise<ComputeInfo> {
+    return Promise.resolve(computeInfo(this.mustRead(name), this.paths(name)));
+  }
+
+  logPath(name: string): string {
+    return this.paths(name).log;
+  }
+
+  /** Stops every compute that runs. Tries all, then throws the first failure. Returns those that were stopped. */
+  async stopAll(options: { readonly mode: StopMode } = { mode: "fast" }): Promise<ComputeInfo[]> {
+    const running = (await this.list()).filter((info) => info.state === "running");
+    const results = await Promise.allSettled(running.map((info) => this.stop(info.name, options)));
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed) throw failed.reason;
+    return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  }
+
+  private async stopLocked(record: ComputeRecord, mode: StopMode): Promise<ComputeInfo> {
+    const paths = this.paths(record.name);
+    if (computeInfo(record, paths).state === "stopped") return computeInfo(record, paths);
+    return computeInfo(await stopCompute(this.context(record), record, paths, mode), paths);
+  }
+
+  /** Two writers of one branch are refused by the pageserver; this says so earlier, and names the other one. */
+  private refuseSecondWriter(timelineId: string, branch: string, name: string): void {
+    for (const other of this.records()) {
+      if (other.name === name || other.timelineId !== timelineId || other.mode !== "read-write") continue;
+      const { state } = computeInfo(other, this.paths(other.name));
+      if (state === "stopped") continue;
+      const verb = state === "running" ? "runs" : "has crashed and not been stopped";
+      throw new NeonError(
+        ErrorCode.Conflict,
+        `branch "${branch}" has a compute that writes to it already: "${other.name}", which ${verb}`,
+        {
+          hint: `Use it, stop it with \`neon pg stop ${other.name}\`, or make a branch of your own: \`neon branch NAME ${branch}\`.`,
+          data: { compute: other.name },
+        },
+      );
+    }
+  }
+
+  private async reservePort(name: string, wanted: number | undefined): Promise<ReservedPort> {
+    const avoid = new Set(this.records().map((record) => record.port));
+    const configured = this.repository.config.computes[name]?.port;
+    return reservePort({ first: FIRST_PORT, wanted: wanted ?? configured, avoid });
+  }
+
+  private async closeWriterForGood(record: ComputeRecord, force: boolean): Promise<void> {
+    if (record.epoch === null) return;
+    try {
+      await this.client.withTenant(record.tenantId).closeWriter(record.timelineId, record.epoch);
+    } catch (error) {
+      if (error instanceof NeonError && error.code === ErrorCode.NotFound) return;
+      if (!force) throw error;
+      this.events.caution?.(`The pageserver still waits for compute ${record.name}: ${messageOf(error)}.`);
+    }
+  }
+
+  private async discard(name: string): Promise<void> {
+    const paths = this.paths(name);
+    await waitForOrphans(paths.pgdata);
+    // Without its file it is no compute any more, whatever else an interruption leaves.
+    await rm(paths.file, { force: true });
+    await removeTree(paths.directory);
+  }
+
+  private context(record: ComputeRecord): ComputeContext {
+    return {
+      pageserver: this.client.withTenant(record.tenantId),
+      binaries: this.binaries,
+      user: chooseRunAs(this.runAs),
+      events: this.events,
+    };
+  }
+
+  private paths(name: string): ComputePaths {
+    return new ComputePaths(this.repository.computeDirectory(name));
+  }
+
+  private read(name: string): ComputeRecord | undefined {
+    const record = readComputeFile(this.paths(name).file);
+    return record?.name === name ? record : undefined;
+  }
+
+  private mustRead(name: string): ComputeRecord {
+    checkRefName(name, "compute");
+    const record = this.read(name);
+    if (record) return record;
+    throw new NeonError(ErrorCode.NotFound, `there is no compute "${name}"`, {
+      hint: `\`neon pg list\` shows the computes; \`neon pg create ${name}\` makes one.`,
+      data: { compute: name },
+    });
+  }
+
+  /** The records of all computes; one that is damaged is pointed out and left out. */
+  private records(): ComputeRecord[] {
+    let names: string[];
+    try {
+      names = readdirSync(this.repository.computesDirectory).sort();
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return [];
+      throw fileError(`cannot read ${this.repository.computesDirectory}`, error);
+    }
+    const records: ComputeRecord[] = [];
+    for (const name of names) {
+      try {
+        const record = readComputeFile(join(this.repository.computesDirectory, name, "compute.json"));
+        if (record) records.push(record);
+      } catch (error) {
+        this.events.caution?.(`${messageOf(error)}.`);
+      }
+    }
+    return records;
+  }
+
+  private locked<T>(name: string, fn: () => Promise<T>): Promise<T> {
+    return withLock(this.repository.lockPath(`compute-${name}`), `compute "${name}"`, fn);
+  }
+}
+
+/** Its own files are ours; Postgres' user only passes through to the data directory. */
+async function makeComputeDirectory(paths: ComputePaths): Promise<void> {
+  try {
+    // Left by a `destroy` or `create` that was interrupted, if it is there.
+    await waitForOrphans(paths.pgdata);
+    await removeTree(paths.directory);
+    await mkdir(paths.directory, { recursive: true, mode: 0o755 });
+  } catch (error) {
+    throw fileError(`cannot create ${paths.directory}`, error);
+  }
+}
+
+function mayHoldUnsentCommits(record: ComputeRecord): boolean {
+  return (
+    record.mode === "read-write" &&
+    record.commit === "local" &&
+    record.bootId !== null &&
+    !(record.process === null && record.stop?.ingested === true)
+  );
+}
