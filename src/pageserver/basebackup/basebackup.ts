@@ -1,0 +1,221 @@
+/**
+ * A data directory as of an LSN, as a tar stream: what stock Postgres starts on as after a clean shutdown. Relations,
+ * SLRUs, databases and prepared transactions come from the store; pg_control and the first WAL segment are written for
+ * a shutdown checkpoint at exactly that LSN, so that the WAL goes on without a gap.
+ */
+import { crc32c } from "../../base/crc32c.ts";
+import { corrupt } from "../../base/errors.ts";
+import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
+import type { CheckPoint } from "../../postgres/checkpoint.ts";
+import { GLOBAL_TABLESPACE_OID, PAGE_SIZE, SLRU_SEGMENT_PAGES } from "../../postgres/constants.ts";
+import {
+  type ControlFile,
+  type ServerParameters,
+  cleanShutdown,
+  parseControlFile,
+  renderControlFile,
+} from "../../postgres/control-file.ts";
+import { databaseDirectory } from "../../postgres/relation.ts";
+import { type Slru, slruPath, twoPhasePath } from "../../postgres/slru.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import { segmentContent, synthesizeStart } from "../../postgres/wal/start-point.ts";
+import type { Key } from "../../storage/key.ts";
+import type { TimelineStore } from "../../storage/store.ts";
+import { CheckpointState } from "../ingest/checkpoint-state.ts";
+import { CHECKPOINT_STATE_KEY, CONTROL_FILE_KEY, Kind, kindRange } from "../ingest/keyspace.ts";
+import type { Reconstructor } from "../read/reconstruct.ts";
+import { writeRelationFiles } from "./relation-files.ts";
+import { TarWriter } from "./tar-writer.ts";
+
+export interface BaseBackupSource {
+  readonly store: TimelineStore;
+  readonly reconstructor: Reconstructor;
+  readonly version: PgVersion;
+  /** The end of a record. */
+  readonly lsn: Lsn;
+  /** Where the record that ends there starts. */
+  readonly previousLsn: Lsn;
+  /** A read-only compute starts as a standby that follows nobody. */
+  readonly readOnly: boolean;
+  readonly nowMs: number;
+}
+
+/** Directories that Postgres wants to find, beside those of databases. */
+const DIRECTORIES: readonly string[] = [
+  "base",
+  "global",
+  "pg_commit_ts",
+  "pg_dynshmem",
+  "pg_logical",
+  "pg_logical/mappings",
+  "pg_logical/snapshots",
+  "pg_multixact",
+  "pg_multixact/members",
+  "pg_multixact/offsets",
+  "pg_notify",
+  "pg_replslot",
+  "pg_serial",
+  "pg_snapshots",
+  "pg_stat",
+  "pg_stat_tmp",
+  "pg_subtrans",
+  "pg_tblspc",
+  "pg_twophase",
+  "pg_wal",
+  "pg_wal/archive_status",
+  "pg_wal/summaries",
+  "pg_xact",
+];
+
+/** The tar, in chunks of about a megabyte that the consumer owns. */
+export async function* baseBackup(source: BaseBackupSource): AsyncGenerator<Uint8Array> {
+  const tar = new TarWriter({ mtimeMs: source.nowMs });
+  const template = await readValue(source, CONTROL_FILE_KEY);
+  const control = parseControlFile(template);
+  const state = CheckpointState.decode(await readValue(source, CHECKPOINT_STATE_KEY));
+  for (const directory of DIRECTORIES) tar.directory(directory);
+  tar.file("PG_VERSION", versionFile(source.version));
+  await writeDatabases(source, tar);
+  yield* tar.take();
+  const relations = { ...source, dataChecksums: control.dataChecksums };
+  for await (const _ of writeRelationFiles(relations, tar)) yield* tar.take();
+  await writeSlrus(source, tar);
+  yield* tar.take();
+  await writeTwoPhase(source, tar);
+  if (source.readOnly) tar.file("standby.signal", new Uint8Array(0));
+  writeStart(source, tar, { template, control, state });
+  tar.finish();
+  yield* tar.take();
+}
+
+function versionFile(version: PgVersion): Uint8Array {
+  return new TextEncoder().encode(`${version.major}\n`);
+}
+
+async function readValue(source: BaseBackupSource, key: Key): Promise<Uint8Array> {
+  const { values } = await source.store.get(key, source.lsn);
+  const value = source.reconstructor.value(key, values);
+  if (value === undefined) {
+    throw corrupt(`the value of kind 0x${key.kind.toString(16)} is missing at ${formatLsn(source.lsn)}`, {
+      kind: key.kind,
+      lsn: formatLsn(source.lsn),
+    });
+  }
+  return value.slice();
+}
+
+/** Calls `emit` for every existing value of a kind, in key order. */
+async function eachValue(
+  source: BaseBackupSource,
+  kind: number,
+  emit: (key: Key, value: Uint8Array) => void,
+): Promise<void> {
+  for await (const batch of source.store.scan(kindRange(kind), source.lsn)) {
+    for (const entry of batch) {
+      const value = source.reconstructor.value(entry.key, entry.values);
+      if (value !== undefined) emit(entry.key, value);
+    }
+  }
+}
+
+async function writeDatabases(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+  await eachValue(source, Kind.Database, (key, value) => {
+    const directory = databaseDirectory(key.spcOid, key.dbOid, source.version);
+    tar.directory(directory);
+    tar.file(`${directory}/PG_VERSION`, value);
+  });
+  await eachValue(source, Kind.RelationMap, (key, value) => {
+    // The record of the shared map names no tablespace that matters: database 0 is what makes it shared.
+    const spcOid = key.dbOid === 0 ? GLOBAL_TABLESPACE_OID : key.spcOid;
+    tar.file(`${databaseDirectory(spcOid, key.dbOid, source.version)}/pg_filenode.map`, value);
+  });
+}
+
+async function writeSlrus(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+  let path = "";
+  let segment = new Uint8Array(0);
+  const flush = (): void => {
+    if (path !== "") tar.file(path, segment);
+  };
+  await eachValue(source, Kind.SlruPage, (key, value) => {
+    const next = slruPath(key.spcOid as Slru, Math.floor(key.block / SLRU_SEGMENT_PAGES));
+    if (next !== path) {
+      flush();
+      path = next;
+      segment = new Uint8Array(0);
+    }
+    // A segment's file is as long as its last page needs; pages come in order.
+    const at = (key.block % SLRU_SEGMENT_PAGES) * PAGE_SIZE;
+    const grown = new Uint8Array(at + PAGE_SIZE);
+    grown.set(segment);
+    grown.set(value, at);
+    segment = grown;
+  });
+  flush();
+}
+
+async function writeTwoPhase(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+  await eachValue(source, Kind.TwoPhase, (key, payload) => {
+    const fullXid = (BigInt(key.relNumber) << 32n) | BigInt(key.block);
+    const file = new Uint8Array(payload.length + 4);
+    file.set(payload);
+    new DataView(file.buffer).setUint32(payload.length, crc32c(payload), true);
+    tar.file(twoPhasePath(fullXid, source.version), file);
+  });
+}
+
+/** pg_control and the WAL that holds the checkpoint it points to. */
+function writeStart(
+  source: BaseBackupSource,
+  tar: TarWriter,
+  from: { template: Uint8Array; control: ControlFile; state: CheckpointState },
+): void {
+  const parameters = serverParameters(from.state);
+  const start = synthesizeStart({
+    lsn: source.lsn,
+    previousLsn: source.previousLsn,
+    checkpoint: checkPointOf(from.state, parameters, source.nowMs),
+    version: source.version,
+    systemId: from.control.systemId,
+    segmentSize: from.control.walSegmentSize,
+    timelineNumber: from.state.timelineNumber,
+  });
+  for (const segment of start.segments) tar.file(`pg_wal/${segment.name}`, segmentContent(segment));
+  const changes = cleanShutdown(start.recordLsn, start.checkpoint, parameters);
+  tar.file("global/pg_control", renderControlFile(from.template, changes));
+}
+
+function serverParameters(state: CheckpointState): ServerParameters {
+  return {
+    walLevel: state.walLevel,
+    walLogHints: state.walLogHints,
+    maxConnections: state.maxConnections,
+    maxWorkerProcesses: state.maxWorkerProcesses,
+    maxWalSenders: state.maxWalSenders,
+    maxPreparedTransactions: state.maxPreparedTransactions,
+    maxLocksPerTransaction: state.maxLocksPerTransaction,
+    trackCommitTimestamp: state.trackCommitTimestamp,
+  };
+}
+
+function checkPointOf(state: CheckpointState, parameters: ServerParameters, nowMs: number): CheckPoint {
+  return {
+    redoLsn: INVALID_LSN,
+    timeline: state.timelineNumber,
+    previousTimeline: state.timelineNumber,
+    fullPageWrites: state.fullPageWrites,
+    walLevel: parameters.walLevel,
+    nextXid: state.nextFullXid,
+    nextOid: state.nextOid,
+    nextMulti: state.nextMulti,
+    nextMultiOffset: state.nextMultiOffset,
+    oldestXid: state.oldestXid,
+    oldestXidDb: state.oldestXidDb,
+    oldestMulti: state.oldestMulti,
+    oldestMultiDb: state.oldestMultiDb,
+    timeSeconds: Math.floor(nowMs / 1000),
+    oldestCommitTsXid: state.oldestCommitTsXid,
+    newestCommitTsXid: state.newestCommitTsXid,
+    oldestActiveXid: 0,
+  };
+}

@@ -1,0 +1,234 @@
+/**
+ * A cleanly stopped data directory, as a tar, into keyed values: the base image of a tenant's first timeline. It
+ * belongs to the end of the shutdown checkpoint that pg_control names, and WAL goes on from there.
+ */
+import { Readable } from "node:stream";
+import { type ReadEntry, Parser } from "tar";
+import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import {
+  DEFAULT_TABLESPACE_OID,
+  Fork,
+  GLOBAL_TABLESPACE_OID,
+  PAGE_SIZE,
+  RELATION_SEGMENT_PAGES,
+  SLRU_SEGMENT_PAGES,
+} from "../../postgres/constants.ts";
+import { ClusterState, type ControlFile, parseControlFile } from "../../postgres/control-file.ts";
+import { type RelationFile, databaseDirectory, parseRelationPath } from "../../postgres/relation.ts";
+import { Slru, parseSlruPath } from "../../postgres/slru.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import { CHECKPOINT_SIZE } from "../../postgres/checkpoint.ts";
+import { RECORD_HEADER_SIZE } from "../../postgres/wal/decode-record.ts";
+import { recordEndLsn } from "../../postgres/wal/layout.ts";
+import { type Key, compareKeys } from "../../storage/key.ts";
+import { CheckpointState } from "../ingest/checkpoint-state.ts";
+import { CHECKPOINT_STATE_KEY, CONTROL_FILE_KEY, Kind, key, slruPageKey } from "../ingest/keyspace.ts";
+
+/** A data directory is held in memory while it is imported: what initdb makes is 40 MB. */
+const IMPORT_BYTES_MAX = 2 * 1024 ** 3;
+/** Values handed on at a time. */
+const BATCH_VALUES = 256;
+
+/** A checkpoint record: header, the two bytes that announce the main data, and the checkpoint. */
+const CHECKPOINT_RECORD_SIZE = RECORD_HEADER_SIZE + 2 + CHECKPOINT_SIZE;
+const CONTROL_FILE = "global/pg_control";
+
+export interface ImportedCluster {
+  readonly control: ControlFile;
+  /** The end of the shutdown checkpoint: what the values are as of. */
+  readonly lsn: Lsn;
+  /** All values, in key order. */
+  readonly values: AsyncIterable<readonly { key: Key; bytes: Uint8Array }[]>;
+}
+
+interface Value {
+  readonly key: Key;
+  readonly bytes: Uint8Array;
+}
+
+/** Reads the tar. Throws `usage` if it is no data directory, `conflict` if it was not stopped cleanly. */
+export async function readDataDirectory(tar: AsyncIterable<Uint8Array>): Promise<ImportedCluster> {
+  const files = await readTar(tar);
+  const template = files.get(CONTROL_FILE);
+  if (template === undefined) {
+    throw new NeonError(ErrorCode.Usage, `the archive is no data directory: it has no ${CONTROL_FILE}`);
+  }
+  const control = parseControlFile(template);
+  if (control.state !== ClusterState.ShutDown) {
+    throw new NeonError(ErrorCode.Conflict, "the data directory was not shut down cleanly", {
+      hint: "Start Postgres on it once and stop it with pg_ctl stop -m fast, then import it.",
+      data: { state: control.state },
+    });
+  }
+  if (control.parameters.trackCommitTimestamp) {
+    throw new NeonError(
+      ErrorCode.Unsupported,
+      "the data directory has track_commit_timestamp on, which is not supported yet",
+    );
+  }
+  const lsn = recordEndLsn(control.checkpointLsn, CHECKPOINT_RECORD_SIZE, control.walSegmentSize);
+  const values = collectValues(files, control, template);
+  values.sort((a, b) => compareKeys(a.key, b.key));
+  return { control, lsn, values: inBatches(values) };
+}
+
+async function* inBatches(values: readonly Value[]): AsyncGenerator<readonly Value[]> {
+  for (let at = 0; at < values.length; at += BATCH_VALUES) yield values.slice(at, at + BATCH_VALUES);
+}
+
+/** Content of all files that matter, by path relative to the data directory. */
+async function readTar(tar: AsyncIterable<Uint8Array>): Promise<Map<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>();
+  let total = 0;
+  const parser = new Parser({ strict: true });
+  const failed = new Promise<never>((_, reject) => {
+    parser.on("error", reject);
+  });
+  parser.on("entry", (entry: ReadEntry) => {
+    const path = entry.path.replace(/^\.\//, "");
+    if (entry.type !== "File" || !isImported(path)) {
+      entry.resume();
+      return;
+    }
+    const parts: Buffer[] = [];
+    entry.on("data", (part: Buffer) => {
+      total += part.length;
+      if (total <= IMPORT_BYTES_MAX) parts.push(part);
+    });
+    entry.on("end", () => {
+      files.set(path, Buffer.concat(parts));
+    });
+  });
+  const ended = new Promise<void>((resolve) => {
+    parser.on("end", resolve);
+  });
+  const fed = (async () => {
+    for await (const chunk of Readable.from(tar)) {
+      if (!parser.write(Buffer.from(chunk as Uint8Array))) {
+        await new Promise<void>((resolve) => parser.once("drain", resolve));
+      }
+      if (total > IMPORT_BYTES_MAX)
+        throw new NeonError(ErrorCode.Usage, `the data directory is larger than ${IMPORT_BYTES_MAX} bytes`);
+    }
+    parser.end();
+    await ended;
+  })();
+  try {
+    await Promise.race([fed, failed]);
+  } catch (error) {
+    if (error instanceof NeonError) throw error;
+    throw new NeonError(ErrorCode.Usage, "the archive of the data directory cannot be read", {
+      cause: error,
+    });
+  }
+  return files;
+}
+
+const IMPORTED = /^(?:PG_VERSION$|global\/|base\/|pg_tblspc\/|pg_xact\/|pg_multixact\/|pg_twophase\/)/;
+
+function isImported(path: string): boolean {
+  return IMPORTED.test(path);
+}
+
+function collectValues(
+  files: ReadonlyMap<string, Uint8Array>,
+  control: ControlFile,
+  template: Uint8Array,
+): Value[] {
+  const { version } = control;
+  const values: Value[] = [];
+  const sizes = new Map<string, { key: Key; blocks: number }>();
+  for (const [path, bytes] of files) {
+    if (path.startsWith("pg_tblspc/") || path.startsWith("pg_twophase/")) {
+      throw new NeonError(
+        ErrorCode.Unsupported,
+        `the data directory has ${path}: tablespaces and prepared transactions cannot be imported yet`,
+      );
+    }
+    const relation = parseRelationPath(path, version);
+    if (relation !== undefined) addRelationFile(values, sizes, relation, bytes, path);
+    else addOtherFile(values, path, bytes);
+  }
+  for (const { key: sizeKey, blocks } of sizes.values()) {
+    const bytes = new Uint8Array(4);
+    new DataView(bytes.buffer).setUint32(0, blocks, true);
+    values.push({ key: sizeKey, bytes });
+  }
+  addDatabases(values, files, version);
+  const state = new CheckpointState();
+  state.assign(control.checkpoint);
+  Object.assign(state, {
+    walLevel: control.parameters.walLevel,
+    walLogHints: control.parameters.walLogHints,
+    maxConnections: control.parameters.maxConnections,
+    maxWorkerProcesses: control.parameters.maxWorkerProcesses,
+    maxWalSenders: control.parameters.maxWalSenders,
+    maxPreparedTransactions: control.parameters.maxPreparedTransactions,
+    maxLocksPerTransaction: control.parameters.maxLocksPerTransaction,
+    trackCommitTimestamp: control.parameters.trackCommitTimestamp,
+  });
+  values.push(
+    { key: CHECKPOINT_STATE_KEY, bytes: state.encode() },
+    { key: CONTROL_FILE_KEY, bytes: template },
+  );
+  return values;
+}
+
+function addRelationFile(
+  values: Value[],
+  sizes: Map<string, { key: Key; blocks: number }>,
+  relation: RelationFile,
+  bytes: Uint8Array,
+  path: string,
+): void {
+  if (relation.fork === Fork.FreeSpaceMap) return;
+  if (bytes.length % PAGE_SIZE !== 0) {
+    throw new NeonError(ErrorCode.Corrupt, `${path} has ${bytes.length} bytes, not whole pages`, {
+      data: { path },
+    });
+  }
+  const pages = bytes.length / PAGE_SIZE;
+  const first = relation.segment * RELATION_SEGMENT_PAGES;
+  const place = {
+    spcOid: relation.spcOid,
+    dbOid: relation.dbOid,
+    relNumber: relation.relNumber,
+    fork: relation.fork,
+  };
+  for (let i = 0; i < pages; i++) {
+    const blockKey = key(Kind.RelationBlock, { ...place, block: first + i });
+    values.push({ key: blockKey, bytes: bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE) });
+  }
+  const name = `${place.spcOid}/${place.dbOid}/${place.relNumber}/${place.fork}`;
+  const blocks = Math.max(sizes.get(name)?.blocks ?? 0, first + pages);
+  sizes.set(name, { key: key(Kind.RelationSize, place), blocks });
+}
+
+function addOtherFile(values: Value[], path: string, bytes: Uint8Array): void {
+  const segment = parseSlruPath(path);
+  if (segment === undefined) return;
+  assert(segment.slru !== Slru.CommitTs, "commit timestamps are not imported");
+  for (let at = 0; at + PAGE_SIZE <= bytes.length; at += PAGE_SIZE) {
+    const pageNumber = segment.segment * SLRU_SEGMENT_PAGES + at / PAGE_SIZE;
+    values.push({ key: slruPageKey(segment.slru, pageNumber), bytes: bytes.subarray(at, at + PAGE_SIZE) });
+  }
+}
+
+const DATABASE_VERSION = /^base\/(\d+)\/PG_VERSION$/;
+
+/** Directories of databases, with their version file and relation map. */
+function addDatabases(values: Value[], files: ReadonlyMap<string, Uint8Array>, version: PgVersion): void {
+  const globalMap = files.get("global/pg_filenode.map");
+  if (globalMap === undefined)
+    throw new NeonError(ErrorCode.Usage, "the archive has no global/pg_filenode.map");
+  values.push({ key: key(Kind.RelationMap, { spcOid: GLOBAL_TABLESPACE_OID }), bytes: globalMap });
+  for (const [path, bytes] of files) {
+    const dbOid = Number(DATABASE_VERSION.exec(path)?.[1] ?? 0);
+    if (dbOid === 0) continue;
+    values.push({ key: key(Kind.Database, { spcOid: DEFAULT_TABLESPACE_OID, dbOid }), bytes });
+    const map = files.get(`${databaseDirectory(DEFAULT_TABLESPACE_OID, dbOid, version)}/pg_filenode.map`);
+    if (map !== undefined)
+      values.push({ key: key(Kind.RelationMap, { spcOid: DEFAULT_TABLESPACE_OID, dbOid }), bytes: map });
+  }
+}

@@ -1,0 +1,187 @@
+/**
+ * What a WAL record changes beyond the blocks it names, per resource manager: visibility-map bits, commit status,
+ * relation life and size, databases, relation maps, prepared transactions. A record of a kind that is not listed here
+ * is refused before anything of it has been put.
+ */
+import { ErrorCode, NeonError } from "../../base/errors.ts";
+import { formatLsn } from "../../base/lsn.ts";
+import { Fork, Rmgr, rmgrName } from "../../postgres/constants.ts";
+import {
+  HEAP_BLOCKS_PER_MAP_PAGE,
+  forEachImplicitVisibilityClear,
+  mapBlockOf,
+  mapPagesAfterTruncate,
+} from "../../postgres/redo/visibility.ts";
+import { mainData } from "../../postgres/redo/payload.ts";
+import type { WalRecord } from "../../postgres/wal/record.ts";
+import { ingestDatabase } from "./ingest-database.ts";
+import { ingestClog, ingestMultixact, ingestXact } from "./ingest-transactions.ts";
+import type { Ingest } from "./ingest.ts";
+import { Kind } from "./keyspace.ts";
+import { NO_FORK } from "./relation-table.ts";
+
+/** Opcodes that are understood, per resource manager: the mask that selects the opcode and the list. */
+const KNOWN: ReadonlyMap<number, { mask: number; opcodes: readonly number[] }> = new Map([
+  [
+    Rmgr.Xlog,
+    {
+      mask: 0xf0,
+      opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xd0, 0xe0],
+    },
+  ],
+  [Rmgr.Xact, { mask: 0x70, opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60] }],
+  [Rmgr.Smgr, { mask: 0xf0, opcodes: [0x10, 0x20] }],
+  [Rmgr.Clog, { mask: 0xf0, opcodes: [0x00, 0x10] }],
+  [Rmgr.Dbase, { mask: 0xf0, opcodes: [0x00, 0x10, 0x20] }],
+  [Rmgr.Multixact, { mask: 0xf0, opcodes: [0x00, 0x10, 0x20, 0x30] }],
+  [Rmgr.Relmap, { mask: 0xf0, opcodes: [0x00] }],
+  [Rmgr.Standby, { mask: 0xf0, opcodes: [0x00, 0x10, 0x20] }],
+  [Rmgr.Heap2, { mask: 0x70, opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70] }],
+  [Rmgr.Heap, { mask: 0x70, opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70] }],
+  [
+    Rmgr.Btree,
+    {
+      mask: 0xf0,
+      opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0],
+    },
+  ],
+  [Rmgr.Seq, { mask: 0xf0, opcodes: [0x00] }],
+  [Rmgr.Generic, { mask: 0xf0, opcodes: [0x00] }],
+]);
+
+const XLOG_PARAMETER_CHANGE = 0x60;
+const SMGR_CREATE = 0x10;
+const SMGR_TRUNCATE_HEAP = 0x01;
+const SMGR_TRUNCATE_VM = 0x02;
+
+function unsupported(record: WalRecord, what: string): NeonError {
+  return new NeonError(
+    ErrorCode.Unsupported,
+    `WAL record at ${formatLsn(record.lsn)} cannot be ingested: ${what}`,
+    {
+      hint: "The branch stays readable up to this record; recreate it from a point before, without the feature.",
+      data: { lsn: formatLsn(record.lsn), rmgr: record.rmgr, info: record.info },
+    },
+  );
+}
+
+/** Refuses what is not understood, then puts everything the record changes except the counters. */
+export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | undefined {
+  const known = KNOWN.get(record.rmgr);
+  if (known === undefined) {
+    throw unsupported(record, `resource manager ${rmgrName(record.rmgr)} is not supported yet`);
+  }
+  if (!known.opcodes.includes(record.info & known.mask)) {
+    throw unsupported(record, `${rmgrName(record.rmgr)} has no operation 0x${record.info.toString(16)}`);
+  }
+  switch (record.rmgr) {
+    case Rmgr.Heap:
+    case Rmgr.Heap2:
+      clearVisibility(ingest, record);
+      break;
+    case Rmgr.Xlog:
+      refuseCommitTimestamps(record);
+      break;
+    case Rmgr.Xact:
+      ingestXact(ingest, record);
+      break;
+    case Rmgr.Smgr:
+      ingestSmgr(ingest, record);
+      break;
+    case Rmgr.Clog:
+      ingestClog(ingest, record);
+      break;
+    case Rmgr.Multixact:
+      ingestMultixact(ingest, record);
+      break;
+    case Rmgr.Relmap:
+      ingestRelationMap(ingest, record);
+      break;
+    case Rmgr.Dbase:
+      return ingestDatabase(ingest, record);
+    default:
+      break;
+  }
+  if (record.blockCount > 0) ingest.putBlocks(record);
+  return undefined;
+}
+
+/** The visibility-map pages that a heap record clears without naming them. */
+function clearVisibility(ingest: Ingest, record: WalRecord): void {
+  forEachImplicitVisibilityClear(record, (block, heapBlock) => {
+    const relation = ingest.state.relations.entry(block.spcOid, block.dbOid, block.relNumber);
+    ingest.putImpliedBlock(relation, Fork.VisibilityMap, mapBlockOf(heapBlock), record.endLsn);
+  });
+}
+
+/** Commit timestamps live in an SLRU that is switched on without a record of its own. */
+function refuseCommitTimestamps(record: WalRecord): void {
+  if ((record.info & 0xf0) !== XLOG_PARAMETER_CHANGE) return;
+  const at = mainData(record, 26);
+  if (record.view.getUint8(at + 25) !== 0)
+    throw unsupported(record, "track_commit_timestamp is not supported yet");
+}
+
+function ingestSmgr(ingest: Ingest, record: WalRecord): void {
+  const { view, endLsn } = record;
+  const { relations } = ingest.state;
+  if ((record.info & 0xf0) === SMGR_CREATE) {
+    const at = mainData(record, 16);
+    const relation = relations.entry(
+      view.getUint32(at, true),
+      view.getUint32(at + 4, true),
+      view.getUint32(at + 8, true),
+    );
+    const fork = view.getUint32(at + 12, true);
+    if (fork > Fork.Init) throw unsupported(record, `there is no fork ${fork}`);
+    if (fork !== Fork.FreeSpaceMap && relation.size(fork) === NO_FORK)
+      ingest.setSize(relation, fork, 0, endLsn);
+    return;
+  }
+  const at = mainData(record, 20);
+  const blocks = view.getUint32(at, true);
+  const relation = relations.entry(
+    view.getUint32(at + 4, true),
+    view.getUint32(at + 8, true),
+    view.getUint32(at + 12, true),
+  );
+  const flags = view.getUint32(at + 16, true);
+  if (flags & SMGR_TRUNCATE_HEAP) {
+    const size = relation.size(Fork.Main);
+    if (size === NO_FORK || size > blocks)
+      ingest.setSize(relation, Fork.Main, size === NO_FORK ? 0 : blocks, endLsn);
+  }
+  if (flags & SMGR_TRUNCATE_VM) truncateVisibilityMap(ingest, record, blocks);
+}
+
+/** The map keeps the page that holds the last bits, with what lies beyond the new end cleared. */
+function truncateVisibilityMap(ingest: Ingest, record: WalRecord, heapBlocks: number): void {
+  const { view } = record;
+  const at = record.mainOffset;
+  const relation = ingest.state.relations.entry(
+    view.getUint32(at + 4, true),
+    view.getUint32(at + 8, true),
+    view.getUint32(at + 12, true),
+  );
+  const size = relation.size(Fork.VisibilityMap);
+  if (size === NO_FORK) return;
+  if (heapBlocks % HEAP_BLOCKS_PER_MAP_PAGE !== 0) {
+    ingest.putImpliedBlock(relation, Fork.VisibilityMap, mapBlockOf(heapBlocks), record.endLsn);
+  }
+  const kept = mapPagesAfterTruncate(heapBlocks);
+  if (kept < size) ingest.setSize(relation, Fork.VisibilityMap, kept, record.endLsn);
+}
+
+function ingestRelationMap(ingest: Ingest, record: WalRecord): void {
+  const at = mainData(record, 12);
+  const dbOid = record.view.getUint32(at, true);
+  const spcOid = record.view.getUint32(at + 4, true);
+  const size = record.view.getInt32(at + 8, true);
+  if (size < 0 || size !== record.mainLength - 12) {
+    throw unsupported(record, `relation map of ${size} bytes in ${record.mainLength} bytes of main data`);
+  }
+  const start = at + 12;
+  const handle = ingest.store.intern(Kind.RelationMap, spcOid, dbOid, 0, 0);
+  ingest.putImage(handle, 0, record.endLsn, record.bytes.subarray(start, start + size));
+  ingest.state.relationMaps.set(`${spcOid}/${dbOid}`, { spcOid, dbOid });
+}

@@ -1,0 +1,229 @@
+/**
+ * WAL records into keyed values. Each record is put once into the store's open layer and indexed under every key that
+ * it changes: the blocks it names, the visibility-map and SLRU pages it implies, sizes, directories, counters.
+ *
+ * `ingest` is called for every record in order; most calls are synchronous. What depends on the record's resource
+ * manager beyond its block references is in `ingest-rmgr.ts`.
+ */
+import { assert } from "../../base/errors.ts";
+import { type Lsn, lsnAdd } from "../../base/lsn.ts";
+import { Fork } from "../../postgres/constants.ts";
+import { Slru } from "../../postgres/slru.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import type { BlockRef, WalRecord } from "../../postgres/wal/record.ts";
+import { ValueFlag } from "../../storage/key.ts";
+import { type BlobRef, type KeyHandle, NO_BLOB, type TimelineStore } from "../../storage/store.ts";
+import type { Reconstructor } from "../read/reconstruct.ts";
+import type { CheckpointState } from "./checkpoint-state.ts";
+import { redoCheckpointState } from "./checkpoint-redo.ts";
+import { ingestRmgr } from "./ingest-rmgr.ts";
+import { Kind, recordWindowKey, windowOfLsn } from "./keyspace.ts";
+import type { OpenRecordWindow } from "./record-index.ts";
+import { NO_FORK, type RelationEntry, type RelationTable } from "./relation-table.ts";
+
+/** Changes of the checkpoint state after which its whole value is put instead of the record. */
+const CHECKPOINT_IMAGE_INTERVAL = 4096;
+
+/** Everything that ingest knows about the end of the timeline. */
+export interface IngestState {
+  readonly relations: RelationTable;
+  /** Databases that exist, as `spcOid/dbOid`. */
+  readonly databases: Map<string, { spcOid: number; dbOid: number }>;
+  /** Relation map files that exist, as `spcOid/dbOid`. */
+  readonly relationMaps: Map<string, { spcOid: number; dbOid: number }>;
+  /** Pages that exist, per SLRU. */
+  readonly slruPages: readonly [Set<number>, Set<number>, Set<number>];
+  readonly checkpoint: CheckpointState;
+  readonly window: OpenRecordWindow;
+  lastRecordLsn: Lsn;
+  previousLsn: Lsn;
+}
+
+export class Ingest {
+  readonly store: TimelineStore;
+  readonly version: PgVersion;
+  readonly state: IngestState;
+  /** Reads values back, for the few records that copy what is there. */
+  readonly reconstructor: Reconstructor;
+  private readonly checkpointHandle: KeyHandle;
+  private readonly slruHandles: readonly [KeyHandle, KeyHandle, KeyHandle];
+  private readonly commitTimeHandle: KeyHandle;
+  private checkpointChanges = CHECKPOINT_IMAGE_INTERVAL;
+  /** The current record's bytes in the open layer, `NO_BLOB` until a key needs them. */
+  private blob: BlobRef = NO_BLOB;
+  private record: WalRecord | undefined;
+
+  constructor(options: {
+    store: TimelineStore;
+    version: PgVersion;
+    state: IngestState;
+    reconstructor: Reconstructor;
+  }) {
+    this.store = options.store;
+    this.version = options.version;
+    this.state = options.state;
+    this.reconstructor = options.reconstructor;
+    this.checkpointHandle = this.store.intern(Kind.CheckpointState, 0, 0, 0, 0);
+    this.commitTimeHandle = this.store.intern(Kind.CommitTime, 0, 0, 0, 0);
+    this.slruHandles = [
+      this.store.intern(Kind.SlruPage, Slru.Xact, 0, 0, 0),
+      this.store.intern(Kind.SlruPage, Slru.MultixactOffsets, 0, 0, 0),
+      this.store.intern(Kind.SlruPage, Slru.MultixactMembers, 0, 0, 0),
+    ];
+  }
+
+  /**
+   * Takes the next record. Returns a promise only for the rare record that has to read the store. Throws
+   * `unsupported` for a record that is not understood, before anything of it has been put.
+   */
+  ingest(record: WalRecord): Promise<void> | undefined {
+    assert(record.endLsn > this.state.lastRecordLsn, "records are ingested in order");
+    this.record = record;
+    this.blob = NO_BLOB;
+    const pending = ingestRmgr(this, record);
+    if (pending === undefined) {
+      this.finish(record);
+      return undefined;
+    }
+    return pending.then(() => {
+      this.finish(record);
+    });
+  }
+
+  private finish(record: WalRecord): void {
+    if (redoCheckpointState(this.state.checkpoint, record, this.version)) this.putCheckpoint(record);
+    this.noteRecord(record);
+    this.state.previousLsn = record.lsn;
+    this.state.lastRecordLsn = record.endLsn;
+    this.record = undefined;
+  }
+
+  /** Before the open layer is frozen: what has been kept back is put. */
+  beforeFreeze(): void {
+    this.saveWindow();
+    this.checkpointChanges = CHECKPOINT_IMAGE_INTERVAL;
+  }
+
+  /** Indexes every block that the record names. */
+  putBlocks(record: WalRecord): void {
+    for (let i = 0; i < record.blockCount; i++) {
+      const block = record.blocks[i] as BlockRef;
+      if (block.fork === Fork.FreeSpaceMap) continue;
+      this.putBlock(record, block);
+    }
+  }
+
+  private putBlock(record: WalRecord, block: BlockRef): void {
+    const relation = this.state.relations.entry(block.spcOid, block.dbOid, block.relNumber);
+    const base = block.willInit || (block.hasImage && block.applyImage);
+    if (block.blockNumber >= relation.size(block.fork)) {
+      this.extend(relation, block.fork, block.blockNumber, base, record.endLsn);
+    }
+    const flags = base ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
+    const handle = relation.blockHandle(this.store, block.fork);
+    this.store.put(handle, block.blockNumber, record.endLsn, flags, this.recordBlob());
+  }
+
+  /**
+   * Grows a fork so that it has `blockNumber`. Blocks between the old end and it are zero pages; tombstones hide what
+   * an earlier life of the relation left under their keys.
+   */
+  private extend(relation: RelationEntry, fork: number, blockNumber: number, base: boolean, lsn: Lsn): void {
+    const handle = relation.blockHandle(this.store, fork);
+    const before = Math.max(0, relation.size(fork));
+    // One byte before the record's end: older than what the record itself puts, newer than anything before it.
+    const gapLsn = lsnAdd(lsn, -1);
+    const gapEnd = base ? blockNumber : blockNumber + 1;
+    for (let gap = before; gap < gapEnd; gap++) {
+      this.store.put(handle, gap, gapLsn, ValueFlag.Tombstone, NO_BLOB);
+    }
+    this.setSize(relation, fork, blockNumber + 1, lsn);
+  }
+
+  /** Records a fork's new size; `NO_FORK` removes the fork. */
+  setSize(relation: RelationEntry, fork: number, blocks: number, lsn: Lsn): void {
+    relation.sizes[fork as 0 | 1 | 2 | 3] = blocks;
+    const handle = relation.sizeHandle(this.store, fork);
+    if (blocks === NO_FORK) this.store.put(handle, 0, lsn, ValueFlag.Tombstone, NO_BLOB);
+    else this.store.put(handle, 0, lsn, ValueFlag.Image, this.appendU32(blocks));
+  }
+
+  /** Removes a relation with all its forks. */
+  dropRelation(relation: RelationEntry, lsn: Lsn): void {
+    for (let fork = 0; fork < relation.sizes.length; fork++) {
+      if (relation.size(fork) !== NO_FORK) this.setSize(relation, fork, NO_FORK, lsn);
+    }
+  }
+
+  /** Indexes the record under a page of a relation that it changes without naming it, if the page exists. */
+  putImpliedBlock(relation: RelationEntry, fork: number, blockNumber: number, lsn: Lsn): void {
+    if (blockNumber >= relation.size(fork)) return;
+    const handle = relation.blockHandle(this.store, fork);
+    this.store.put(handle, blockNumber, lsn, ValueFlag.Record, this.recordBlob());
+  }
+
+  /** Indexes the record under an SLRU page; the first value of a page that does not exist yet is its base. */
+  putSlruPage(slru: 0 | 1 | 2, pageNumber: number, lsn: Lsn, init: boolean): void {
+    const pages = this.state.slruPages[slru];
+    const flags = init || !pages.has(pageNumber) ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
+    pages.add(pageNumber);
+    this.store.put(this.slruHandles[slru], pageNumber, lsn, flags, this.recordBlob());
+  }
+
+  removeSlruPage(slru: 0 | 1 | 2, pageNumber: number, lsn: Lsn): void {
+    this.state.slruPages[slru].delete(pageNumber);
+    this.store.put(this.slruHandles[slru], pageNumber, lsn, ValueFlag.Tombstone, NO_BLOB);
+  }
+
+  /** Files a commit record under the second of its time. */
+  putCommitTime(second: number, lsn: Lsn): void {
+    this.store.put(this.commitTimeHandle, second, lsn, ValueFlag.Record, this.recordBlob());
+  }
+
+  /** Puts a complete value under any key. */
+  putImage(handle: KeyHandle, block: number, lsn: Lsn, bytes: Uint8Array): void {
+    this.store.put(handle, block, lsn, ValueFlag.Image, this.store.append(bytes, 0, bytes.length));
+  }
+
+  putTombstone(handle: KeyHandle, block: number, lsn: Lsn): void {
+    this.store.put(handle, block, lsn, ValueFlag.Tombstone, NO_BLOB);
+  }
+
+  private putCheckpoint(record: WalRecord): void {
+    if (++this.checkpointChanges >= CHECKPOINT_IMAGE_INTERVAL) {
+      this.putImage(this.checkpointHandle, 0, record.endLsn, this.state.checkpoint.encode());
+      this.checkpointChanges = 0;
+      return;
+    }
+    this.store.put(this.checkpointHandle, 0, record.endLsn, ValueFlag.Record, this.recordBlob());
+  }
+
+  private noteRecord(record: WalRecord): void {
+    const { window } = this.state;
+    if (window.unsaved && windowOfLsn(record.lsn) !== window.window) this.saveWindow();
+    window.add(record.lsn);
+  }
+
+  private saveWindow(): void {
+    const { window } = this.state;
+    if (!window.unsaved) return;
+    const indexKey = recordWindowKey(window.window);
+    const handle = this.store.intern(Kind.RecordIndex, 0, 0, indexKey.relNumber, 0);
+    this.putImage(handle, indexKey.block, this.state.lastRecordLsn, window.save());
+  }
+
+  private recordBlob(): BlobRef {
+    if (this.blob === NO_BLOB) {
+      const record = this.record;
+      assert(record !== undefined, "a record is being ingested");
+      this.blob = this.store.append(record.bytes, record.offset, record.offset + record.length);
+    }
+    return this.blob;
+  }
+
+  private appendU32(value: number): BlobRef {
+    const bytes = new Uint8Array(4);
+    new DataView(bytes.buffer).setUint32(0, value, true);
+    return this.store.append(bytes, 0, 4);
+  }
+}

@@ -1,0 +1,52 @@
+/** Which LSN a wall-clock time stands for: the end of the last commit at or before it, from the commit records. */
+import type { Lsn } from "../../base/lsn.ts";
+import { parseXactRecord } from "../../postgres/redo/xact.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import { decodeRecord } from "../../postgres/wal/decode-record.ts";
+import { WalRecord } from "../../postgres/wal/record.ts";
+import type { TimelineStore } from "../../storage/store.ts";
+import type { StoredValue } from "../../storage/value.ts";
+import { commitRange, commitSecond } from "../ingest/keyspace.ts";
+
+/** How far back each search reaches, in seconds; the next is tried when one finds nothing. */
+const REACHES_SECONDS: readonly number[] = [60, 3600, 86_400, 2 ** 32];
+
+/** The end of the last commit at or before `unixMs` among those up to `endLsn`, or undefined if there is none. */
+export async function findCommitAtOrBefore(
+  store: TimelineStore,
+  version: PgVersion,
+  options: { unixMs: number; endLsn: Lsn },
+): Promise<Lsn | undefined> {
+  const second = commitSecond(options.unixMs);
+  for await (const batch of store.scan(commitRange(second, second + 1), options.endLsn)) {
+    for (const entry of batch) {
+      const commit = entry.values.find((value) => commitTime(value, version) <= options.unixMs);
+      if (commit !== undefined) return commit.lsn;
+    }
+  }
+  let to = second;
+  for (const reach of REACHES_SECONDS) {
+    const from = Math.max(0, second - reach);
+    let newest: Lsn | undefined;
+    for await (const batch of store.scan(commitRange(from, to), options.endLsn)) {
+      for (const entry of batch) newest = entry.values[0]?.lsn ?? newest;
+    }
+    if (newest !== undefined) return newest;
+    to = from;
+  }
+  return undefined;
+}
+
+function commitTime(value: StoredValue, version: PgVersion): number {
+  const record = new WalRecord();
+  const { bytes } = value;
+  decodeRecord(
+    record,
+    bytes,
+    new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+    0,
+    bytes.length,
+    version,
+  );
+  return parseXactRecord(record, version).timestamp;
+}

@@ -1,0 +1,565 @@
+/**
+ * A line of history: its store on top of its ancestor's, the WAL that flows into it, and the compute that may write.
+ *
+ *     timelines/<id>/metadata.json     where it comes from, who writes (metadata.ts)
+ *     timelines/<id>/layers/           the store's files
+ *     timelines/<id>/wal/              raw WAL that is not in layer files yet; made when the first compute writes
+ */
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
+import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/ids.ts";
+import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
+import type { Clock, Files, Random } from "../../base/seams.ts";
+import { PAGE_SIZE } from "../../postgres/constants.ts";
+import { parseControlFile } from "../../postgres/control-file.ts";
+import { nextRecordLsn } from "../../postgres/wal/layout.ts";
+import type { StoreCache } from "../../storage/store-cache.ts";
+import { TimelineStore } from "../../storage/store.ts";
+import { baseBackup } from "../basebackup/basebackup.ts";
+import { readDataDirectory } from "../basebackup/import.ts";
+import { CheckpointState } from "../ingest/checkpoint-state.ts";
+import {
+  CHECKPOINT_STATE_KEY,
+  CONTROL_FILE_KEY,
+  FULL_RANGE,
+  recordWindowKey,
+  windowOfLsn,
+} from "../ingest/keyspace.ts";
+import { decodeRecordWindow } from "../ingest/record-index.ts";
+import { Reconstructor } from "../read/reconstruct.ts";
+import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
+import { findCommitAtOrBefore } from "./commit-times.ts";
+import {
+  type AncestorPoint,
+  type HistoryEntry,
+  type StoredWriter,
+  type TimelineMetadata,
+  type WriterSource,
+  readTimelineMetadata,
+  writeTimelineMetadata,
+} from "./metadata.ts";
+import { type BoundaryIndex, type RecordBoundary, findRecordBoundary } from "./record-boundary.ts";
+import type { ClusterIdentity, ServedTimeline, TimelineFactory, WriterStatus } from "./served-timeline.ts";
+import { WalIntake } from "./wal-intake.ts";
+
+const SLOT_NAME = "neon";
+/** Pause before a timeline that ran out of disk space or the like tries again. */
+const RESOURCE_RETRY_MS = 2000;
+
+export interface TimelineDependencies {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly cache: StoreCache;
+  readonly log: ReceiverLog;
+  /** A sync failed: the process must end. */
+  readonly onFatal: (error: Error) => void;
+  readonly checkpointDistanceBytes: number;
+  readonly checkpointTimeoutMs: number;
+}
+
+interface TimelineParts {
+  readonly directory: string;
+  readonly metadata: TimelineMetadata;
+  readonly cluster: ClusterIdentity;
+  readonly store: TimelineStore;
+  readonly ancestor: { timeline: Timeline; lsn: Lsn } | undefined;
+  /** Where its own records begin, and the record before. */
+  readonly start: RecordBoundary;
+}
+
+export class Timeline implements ServedTimeline {
+  readonly id: TimelineId;
+  readonly ancestor: AncestorPoint | undefined;
+  readonly cluster: ClusterIdentity;
+  readonly createdAt: number;
+  private readonly directory: string;
+  readonly store: TimelineStore;
+  private readonly ancestorTimeline: Timeline | undefined;
+  private readonly start: RecordBoundary;
+  private readonly dependencies: TimelineDependencies;
+  private metadata: TimelineMetadata;
+  private intake: WalIntake | undefined;
+  private receiver: Receiver | undefined;
+  private reviving: Promise<void> | undefined;
+  private closed = false;
+
+  private constructor(parts: TimelineParts, dependencies: TimelineDependencies) {
+    this.id = parts.metadata.id;
+    this.ancestor = parts.metadata.ancestor;
+    this.createdAt = parts.metadata.createdAt;
+    this.cluster = parts.cluster;
+    this.directory = parts.directory;
+    this.metadata = parts.metadata;
+    this.store = parts.store;
+    this.ancestorTimeline = parts.ancestor?.timeline;
+    this.start = parts.start;
+    this.dependencies = dependencies;
+  }
+
+  /** What makes, opens and imports timelines with these dependencies. */
+  static factory(dependencies: TimelineDependencies): TimelineFactory<Timeline> {
+    return {
+      create: (options) =>
+        createTimeline(options, dependencies, (parts) => new Timeline(parts, dependencies)),
+      open: async (options) => {
+        const parts = await openParts(options, dependencies);
+        const timeline = new Timeline(parts, dependencies);
+        await timeline.resume();
+        return timeline;
+      },
+      import: (options) =>
+        importTimeline(options, dependencies, (parts) => new Timeline(parts, dependencies)),
+    };
+  }
+
+  get startLsn(): Lsn {
+    return this.start.endLsn;
+  }
+
+  get history(): readonly HistoryEntry[] {
+    return this.metadata.history;
+  }
+
+  get lastRecordLsn(): Lsn {
+    return this.last.endLsn;
+  }
+
+  get durableWalLsn(): Lsn {
+    return this.intake?.durableLsn ?? this.start.endLsn;
+  }
+
+  get state(): "active" | "stopped" | "broken" {
+    return this.intake?.failure ? "stopped" : "active";
+  }
+
+  get error(): string | undefined {
+    return this.intake?.failure?.message;
+  }
+
+  get writer(): WriterStatus | undefined {
+    const stored = this.metadata.writer;
+    if (stored === undefined) return undefined;
+    const state = this.receiver?.state;
+    return {
+      name: stored.name,
+      epoch: stored.epoch,
+      state: state?.kind ?? "stopped",
+      error: state?.error ?? this.error,
+    };
+  }
+
+  get lagBytes(): number | undefined {
+    const remote = this.receiver?.state.remoteFlushLsn;
+    return remote === undefined ? undefined : Math.max(0, remote - this.lastRecordLsn);
+  }
+
+  get physicalBytes(): number {
+    return this.store.physicalBytes;
+  }
+
+  /** The last record, whoever's it is: of the ancestor where the timeline has none of its own. */
+  private get last(): RecordBoundary {
+    return this.intake?.lastRecord ?? this.start;
+  }
+
+  async openWriter(request: {
+    name: string;
+    source: WriterSource;
+  }): Promise<{ epoch: WriterEpoch; lsn: Lsn }> {
+    this.checkOpen();
+    await this.stopReceiving();
+    const intake = await this.openIntake();
+    if (intake.failure) throw intake.failure;
+    await intake.waitForDurable(intake.resumeLsn, RESOURCE_RETRY_MS);
+    const epoch = newWriterEpoch(this.dependencies.random);
+    const lsn = intake.resumeLsn;
+    const writer: StoredWriter = { name: request.name, epoch, source: request.source };
+    await this.saveMetadata({ history: [...this.metadata.history, { startLsn: lsn, epoch }], writer });
+    this.receive(writer, intake);
+    return { epoch, lsn };
+  }
+
+  async closeWriter(epoch: WriterEpoch, reason: string): Promise<void> {
+    const { writer } = this.metadata;
+    if (writer?.epoch !== epoch) return;
+    await this.stopReceiving();
+    await this.saveMetadata({ history: this.metadata.history, writer: undefined });
+    this.dependencies.log.info({ timeline: this.id, epoch, reason }, "closed a writer");
+  }
+
+  async waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void> {
+    const wanted = this.withoutPageHeader(lsn);
+    if (wanted <= this.start.endLsn) return;
+    if (this.intake === undefined) throw neverComes(wanted, this.start.endLsn);
+    await this.intake.waitForDurable(wanted, timeoutMs);
+  }
+
+  async syncWithWriter(timeoutMs: number): Promise<void> {
+    const { receiver, intake } = this;
+    if (intake === undefined) return;
+    if (receiver === undefined || receiver.state.kind === "stopped") {
+      if (intake.failure) throw intake.failure;
+      return;
+    }
+    let position: Lsn;
+    try {
+      position = await receiver.flushPosition();
+    } catch (error) {
+      // A compute that does not run has no commits that we lack, or cannot give them to us now.
+      this.dependencies.log.info(
+        { timeline: this.id, error: messageOf(error) },
+        "the compute does not answer",
+      );
+      return;
+    }
+    await this.waitForLsn(position, timeoutMs);
+  }
+
+  async resolveTimestamp(unixMs: number): Promise<Lsn> {
+    if (unixMs > this.dependencies.clock.now()) {
+      throw new NeonError(ErrorCode.Usage, `${new Date(unixMs).toISOString()} lies in the future`, {
+        hint: "Give a time that has passed, such as 10m for ten minutes ago.",
+      });
+    }
+    const found = await findCommitAtOrBefore(this.store, this.cluster.pgVersion, {
+      unixMs,
+      endLsn: this.lastRecordLsn,
+    });
+    if (found !== undefined) return found;
+    const root = this.root();
+    if (unixMs < root.createdAt) {
+      const began = new Date(root.createdAt).toISOString();
+      throw new NeonError(
+        ErrorCode.NotFound,
+        `${new Date(unixMs).toISOString()} lies before the history, which begins at ${began}`,
+        {
+          hint: `Choose a time from ${began} on.`,
+          data: { history_begins: began },
+        },
+      );
+    }
+    return root.startLsn;
+  }
+
+  async recordBoundary(lsn: Lsn): Promise<RecordBoundary> {
+    if (lsn < this.start.endLsn) {
+      if (this.ancestorTimeline) return this.ancestorTimeline.recordBoundary(lsn);
+      throw new NeonError(
+        ErrorCode.NotFound,
+        `${formatLsn(lsn)} lies before the history, which begins at ${formatLsn(this.start.endLsn)}`,
+        {
+          hint: `Choose an LSN from ${formatLsn(this.start.endLsn)} on.`,
+          data: { lsn: formatLsn(lsn), history_begins: formatLsn(this.start.endLsn) },
+        },
+      );
+    }
+    return findRecordBoundary(this.boundaryIndex(), lsn);
+  }
+
+  async baseBackup(request: {
+    lsn?: Lsn;
+    readOnly: boolean;
+  }): Promise<{ lsn: Lsn; previousLsn: Lsn; stream: AsyncIterable<Uint8Array> }> {
+    this.checkOpen();
+    const end = this.last;
+    if (request.lsn !== undefined && this.withoutPageHeader(request.lsn) > end.endLsn) {
+      throw new NeonError(
+        ErrorCode.NotFound,
+        `${formatLsn(request.lsn)} lies in the future: the timeline ends at ${formatLsn(end.endLsn)}`,
+        {
+          data: { lsn: formatLsn(request.lsn), end: formatLsn(end.endLsn) },
+        },
+      );
+    }
+    const at = request.lsn === undefined ? end : await this.recordBoundary(request.lsn);
+    const stream = baseBackup({
+      store: this.store,
+      reconstructor: await makeReconstructor(this.store, this.cluster, at.endLsn),
+      version: this.cluster.pgVersion,
+      lsn: at.endLsn,
+      previousLsn: at.previousLsn,
+      readOnly: request.readOnly,
+      nowMs: this.dependencies.clock.now(),
+    });
+    return { lsn: at.endLsn, previousLsn: at.previousLsn, stream };
+  }
+
+  /** Puts what is in memory into layer files. */
+  async checkpoint(): Promise<void> {
+    await this.intake?.checkpoint();
+  }
+
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    await this.reviving;
+    await this.stopReceiving();
+    try {
+      await this.intake?.checkpoint();
+    } catch (error) {
+      // The WAL log still has everything.
+      this.dependencies.log.warn(
+        { timeline: this.id, error: messageOf(error) },
+        "write layers before closing",
+      );
+    }
+    await this.intake?.close();
+    await this.store[Symbol.asyncDispose]();
+  }
+
+  /** After opening: replays stored WAL and goes on following the writer. */
+  private async resume(): Promise<void> {
+    const { writer, history } = this.metadata;
+    if (history.length === 0) return;
+    const intake = await this.openIntake();
+    if (writer && !intake.failure) this.receive(writer, intake);
+  }
+
+  private async openIntake(): Promise<WalIntake> {
+    if (this.intake) return this.intake;
+    const { files, onFatal, log } = this.dependencies;
+    const durable = await this.durableBoundary();
+    this.intake = await WalIntake.open(
+      {
+        directory: join(this.directory, "wal"),
+        cluster: this.cluster,
+        store: this.store,
+        durable,
+        startLsn: this.start.endLsn,
+        checkpointDistanceBytes: this.dependencies.checkpointDistanceBytes,
+        checkpointTimeoutMs: this.dependencies.checkpointTimeoutMs,
+      },
+      {
+        files,
+        onFatal,
+        log,
+        reconstructor: await makeReconstructor(this.store, this.cluster, durable.endLsn),
+      },
+    );
+    return this.intake;
+  }
+
+  /** The last record that is in layer files. */
+  private async durableBoundary(): Promise<RecordBoundary> {
+    const lsn = this.store.durableLsn;
+    if (lsn <= this.start.endLsn) return this.start;
+    // The record before the end of the layers is the last of its window, so the index need not know what follows.
+    const starts = await this.lastStoredStart(lsn);
+    assert(starts !== undefined, `the record index knows the record that ends at ${formatLsn(lsn)}`);
+    return { previousLsn: starts, endLsn: lsn };
+  }
+
+  private async lastStoredStart(lsn: Lsn): Promise<Lsn | undefined> {
+    const lowest = windowOfLsn(this.start.endLsn);
+    for (let window = windowOfLsn(lsn); window >= lowest; window--) {
+      const found = (await this.storedWindow(window, lsn)).findLast(
+        (start) => start < lsn && start >= this.start.endLsn,
+      );
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  private async storedWindow(window: number, lsn: Lsn): Promise<readonly Lsn[]> {
+    const { values } = await this.store.get(recordWindowKey(window), lsn);
+    const value = values[0];
+    return value === undefined ? [] : decodeRecordWindow(window, value.bytes);
+  }
+
+  private boundaryIndex(): BoundaryIndex {
+    return {
+      start: this.start,
+      last: this.last,
+      segmentSize: this.cluster.segmentSize,
+      windowOf: windowOfLsn,
+      windowStarts: async (window) => {
+        const open = this.intake?.openWindow;
+        if (open?.window === window) return open.starts;
+        return this.storedWindow(window, this.lastRecordLsn);
+      },
+    };
+  }
+
+  private receive(writer: StoredWriter, intake: WalIntake): void {
+    const { clock, log } = this.dependencies;
+    this.receiver = new Receiver(
+      { source: writer.source, systemId: this.cluster.systemId, epoch: writer.epoch, slotName: SLOT_NAME },
+      { sink: intake, clock, log },
+    );
+    this.receiver.start();
+    intake.onFailure((error) => {
+      if (error instanceof NeonError && error.code === ErrorCode.Resource) this.revive();
+    });
+  }
+
+  /** Disk space or the like is missing: starts anew from what is on disk, until it works. */
+  private revive(): void {
+    this.reviving ??= this.reviveWhenPossible().finally(() => {
+      this.reviving = undefined;
+    });
+  }
+
+  private async reviveWhenPossible(): Promise<void> {
+    while (!this.closed) {
+      await sleep(RESOURCE_RETRY_MS, undefined, { ref: false });
+      if (this.closed) return;
+      await this.stopReceiving();
+      await this.intake?.close();
+      this.intake = undefined;
+      try {
+        await this.resume();
+        return;
+      } catch (error) {
+        this.dependencies.log.warn({ timeline: this.id, error: messageOf(error) }, "take in WAL again");
+      }
+    }
+  }
+
+  private async stopReceiving(): Promise<void> {
+    await this.receiver?.[Symbol.asyncDispose]();
+    this.receiver = undefined;
+  }
+
+  private async saveMetadata(changes: Pick<TimelineMetadata, "history" | "writer">): Promise<void> {
+    const metadata = { ...this.metadata, ...changes };
+    await writeTimelineMetadata(this.dependencies.files, this.directory, metadata);
+    this.metadata = metadata;
+  }
+
+  private root(): Timeline {
+    return this.ancestorTimeline?.root() ?? this;
+  }
+
+  /** Postgres names the place behind a page header where we name the page's start. */
+  private withoutPageHeader(lsn: Lsn): Lsn {
+    const pageStart = lsnAlignDown(lsn, PAGE_SIZE);
+    return lsn <= nextRecordLsn(pageStart, this.cluster.segmentSize) ? pageStart : lsn;
+  }
+
+  private checkOpen(): void {
+    if (this.closed) throw new NeonError(ErrorCode.Unreachable, "the pageserver is shutting down");
+  }
+}
+
+function neverComes(wanted: Lsn, end: Lsn): NeonError {
+  return new NeonError(
+    ErrorCode.NotFound,
+    `${formatLsn(wanted)} will not come: nobody writes to the timeline, which ends at ${formatLsn(end)}`,
+    {
+      data: { wanted: formatLsn(wanted), end: formatLsn(end) },
+    },
+  );
+}
+
+async function makeReconstructor(
+  store: TimelineStore,
+  cluster: ClusterIdentity,
+  lsn: Lsn,
+): Promise<Reconstructor> {
+  const version = cluster.pgVersion;
+  const first = new Reconstructor({ version, hintBitsLogged: false });
+  const control = first.value(CONTROL_FILE_KEY, (await store.get(CONTROL_FILE_KEY, lsn)).values);
+  const state = first.value(CHECKPOINT_STATE_KEY, (await store.get(CHECKPOINT_STATE_KEY, lsn)).values);
+  const hintBitsLogged =
+    (control !== undefined && parseControlFile(control).dataChecksums) ||
+    (state !== undefined && CheckpointState.decode(state).walLogHints);
+  return new Reconstructor({ version, hintBitsLogged });
+}
+
+type Construct = (parts: TimelineParts) => Timeline;
+
+async function createTimeline(
+  options: Parameters<TimelineFactory<Timeline>["create"]>[0],
+  dependencies: TimelineDependencies,
+  construct: Construct,
+): Promise<Timeline> {
+  const { directory, id, cluster, ancestor, createdAt } = options;
+  const start = await ancestor.timeline.recordBoundary(ancestor.lsn);
+  assert(start.endLsn === ancestor.lsn, "a branch begins at the end of a record");
+  const metadata: TimelineMetadata = {
+    id,
+    ancestor: { timelineId: ancestor.timeline.id, lsn: ancestor.lsn },
+    history: [],
+    writer: undefined,
+    createdAt,
+  };
+  const store = await createStore(directory, start.endLsn, dependencies, storeOf(ancestor));
+  await writeTimelineMetadata(dependencies.files, directory, metadata);
+  return construct({ directory, metadata, cluster, store, ancestor, start });
+}
+
+async function openParts(
+  options: Parameters<TimelineFactory<Timeline>["open"]>[0],
+  dependencies: TimelineDependencies,
+): Promise<TimelineParts> {
+  const { directory, id, cluster, ancestor } = options;
+  const { files, cache } = dependencies;
+  const metadata = await readTimelineMetadata(files, directory, id);
+  if (metadata === undefined) throw new NeonError(ErrorCode.Corrupt, `timeline ${id} has no metadata`);
+  const store = await TimelineStore.open(
+    { directory: join(directory, "layers"), ...(ancestor ? { ancestor: storeOf(ancestor) } : {}) },
+    { files, cache, onFatal: dependencies.onFatal },
+  );
+  const start = ancestor
+    ? await ancestor.timeline.recordBoundary(ancestor.lsn)
+    : await rootStart(store, cluster, store.startLsn);
+  return { directory, metadata, cluster, store, ancestor, start };
+}
+
+/** A root begins behind the checkpoint that its imported control file names. */
+async function rootStart(store: TimelineStore, cluster: ClusterIdentity, lsn: Lsn): Promise<RecordBoundary> {
+  const reconstructor = new Reconstructor({ version: cluster.pgVersion, hintBitsLogged: false });
+  const control = reconstructor.value(CONTROL_FILE_KEY, (await store.get(CONTROL_FILE_KEY, lsn)).values);
+  if (control === undefined) throw new NeonError(ErrorCode.Corrupt, "the timeline has no control file");
+  return { previousLsn: parseControlFile(control).checkpointLsn, endLsn: lsn };
+}
+
+async function importTimeline(
+  options: Parameters<TimelineFactory<Timeline>["import"]>[0],
+  dependencies: TimelineDependencies,
+  construct: Construct,
+): Promise<Timeline> {
+  const { directory, id, expected, createdAt } = options;
+  const { control, lsn, values } = await readDataDirectory(options.tar);
+  if (control.version.major !== expected.pgVersion.major) {
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the data directory is of Postgres ${control.version.major}, the tenant of ${expected.pgVersion.major}`,
+    );
+  }
+  if (expected.systemId !== undefined && control.systemId !== expected.systemId) {
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the data directory belongs to another cluster (system ${control.systemId}, the tenant has ${expected.systemId})`,
+    );
+  }
+  const cluster: ClusterIdentity = {
+    pgVersion: control.version,
+    systemId: control.systemId,
+    segmentSize: control.walSegmentSize,
+  };
+  const store = await createStore(directory, lsn, dependencies);
+  await store.addImageLayer(FULL_RANGE, lsn, values);
+  const metadata: TimelineMetadata = { id, ancestor: undefined, history: [], writer: undefined, createdAt };
+  await writeTimelineMetadata(dependencies.files, directory, metadata);
+  const start = { previousLsn: control.checkpointLsn, endLsn: lsn };
+  return construct({ directory, metadata, cluster, store, ancestor: undefined, start });
+}
+
+function storeOf(ancestor: { timeline: Timeline; lsn: Lsn }): { store: TimelineStore; lsn: Lsn } {
+  return { store: ancestor.timeline.store, lsn: ancestor.lsn };
+}
+
+async function createStore(
+  directory: string,
+  startLsn: Lsn,
+  { files, cache, onFatal }: TimelineDependencies,
+  ancestor?: { store: TimelineStore; lsn: Lsn },
+): Promise<TimelineStore> {
+  return TimelineStore.create(
+    { directory: join(directory, "layers"), startLsn, ...(ancestor ? { ancestor } : {}) },
+    { files, cache, onFatal },
+  );
+}

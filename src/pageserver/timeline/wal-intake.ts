@@ -1,0 +1,427 @@
+/**
+ * The way of WAL into a timeline: raw bytes to the WAL log, records to ingest, the open layer to disk when it is full.
+ * It is the sink of the receiver and the one writer of the store.
+ *
+ * Order of durability: raw WAL is on disk before it is reported as flushed; a layer is on disk before WAL below it is
+ * removed. After a crash the records behind the last layer are ingested again from the WAL log.
+ */
+import { setImmediate as yieldToLoop } from "node:timers/promises";
+import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
+import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import type { Files } from "../../base/seams.ts";
+import { WalStream } from "../../postgres/wal/stream.ts";
+import type { TimelineStore } from "../../storage/store.ts";
+import { loadIngestState } from "../ingest/load-state.ts";
+import { Ingest } from "../ingest/ingest.ts";
+import type { Reconstructor } from "../read/reconstruct.ts";
+import type { WalSink } from "../receive/receiver.ts";
+import { WalLog, type WalReader } from "../receive/wal-log.ts";
+import type { RecordBoundary } from "./record-boundary.ts";
+import type { ClusterIdentity } from "./served-timeline.ts";
+
+/** Bytes read at a time when WAL is replayed. */
+const REPLAY_CHUNK_BYTES = 1 << 20;
+/** Records ingested between two looks at the clock and at the open layer's size. */
+const RECORDS_PER_CHECK = 256;
+/** Longest time that ingest keeps the event loop, in milliseconds. */
+const SLICE_MS_MAX = 4;
+/** A zero page, for the void behind a WAL switch. */
+const ZEROS = new Uint8Array(8192);
+
+export interface WalIntakeOptions {
+  /** Directory of the WAL log. */
+  readonly directory: string;
+  readonly cluster: ClusterIdentity;
+  readonly store: TimelineStore;
+  /** The last record that the store holds for good. */
+  readonly durable: RecordBoundary;
+  /** Where the timeline's own records begin. */
+  readonly startLsn: Lsn;
+  /** Size of the open layer at which it is written out. */
+  readonly checkpointDistanceBytes: number;
+  /** An open layer is written out after this time even if it is small. */
+  readonly checkpointTimeoutMs: number;
+}
+
+export interface WalIntakeDependencies {
+  readonly files: Files;
+  readonly reconstructor: Reconstructor;
+  readonly onFatal: (error: Error) => void;
+  readonly log: { error(data: object, message: string): void };
+}
+
+interface Waiter {
+  readonly lsn: Lsn;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+export class WalIntake implements WalSink {
+  private readonly options: WalIntakeOptions;
+  private readonly dependencies: WalIntakeDependencies;
+  private readonly ingest: Ingest;
+  /** Undefined while the log is being opened, which is when stored WAL is replayed. */
+  private openedLog: WalLog | undefined;
+  private stream: WalStream;
+  private recordsUntilCheck = RECORDS_PER_CHECK;
+  private sliceStart = 0;
+  /** Ends of raw WAL and of the records in it, not yet known to be on disk. */
+  private readonly undurable: { rawEnd: Lsn; recordEnd: Lsn }[] = [];
+  private durable: Lsn;
+  private syncing = false;
+  private syncAgain = false;
+  private flushing: Promise<void> | undefined;
+  private failed: Error | undefined;
+  private readonly listeners = new Set<() => void>();
+  private readonly failureListeners = new Set<(error: Error) => void>();
+  private readonly waiters = new Set<Waiter>();
+  private readonly timer: NodeJS.Timeout;
+  private layerSince = 0;
+
+  private constructor(options: WalIntakeOptions, dependencies: WalIntakeDependencies, ingest: Ingest) {
+    this.options = options;
+    this.dependencies = dependencies;
+    this.ingest = ingest;
+    this.durable = options.durable.endLsn;
+    this.stream = this.streamFrom(options.durable);
+    this.timer = setInterval(
+      () => {
+        this.checkpointIfOld();
+      },
+      Math.max(1000, options.checkpointTimeoutMs / 4),
+    );
+    this.timer.unref();
+  }
+
+  /** Opens the WAL log and ingests what lies behind the last layer. */
+  static async open(options: WalIntakeOptions, dependencies: WalIntakeDependencies): Promise<WalIntake> {
+    const { store, cluster, durable, startLsn } = options;
+    const { reconstructor } = dependencies;
+    const state = await loadIngestState({
+      store,
+      reconstructor,
+      lsn: durable.endLsn,
+      previousLsn: durable.previousLsn,
+      startLsn,
+    });
+    const ingest = new Ingest({ store, version: cluster.pgVersion, state, reconstructor });
+    const intake = new WalIntake(options, dependencies, ingest);
+    try {
+      intake.openedLog = await WalLog.open(
+        {
+          directory: options.directory,
+          segmentSize: cluster.segmentSize,
+          timelineNumber: state.checkpoint.timelineNumber,
+          startLsn: durable.endLsn,
+        },
+        {
+          files: dependencies.files,
+          locateEnd: (reader) => intake.replay(reader),
+          onFatal: dependencies.onFatal,
+        },
+      );
+    } catch (error) {
+      clearInterval(intake.timer);
+      throw error;
+    }
+    intake.durable = ingest.state.lastRecordLsn;
+    return intake;
+  }
+
+  private get walLog(): WalLog {
+    assert(this.openedLog !== undefined, "the WAL log is open");
+    return this.openedLog;
+  }
+
+  /** The last record that has been ingested. */
+  get lastRecord(): RecordBoundary {
+    return { previousLsn: this.ingest.state.previousLsn, endLsn: this.ingest.state.lastRecordLsn };
+  }
+
+  get resumeLsn(): Lsn {
+    return this.ingest.state.lastRecordLsn;
+  }
+
+  get durableLsn(): Lsn {
+    return this.durable;
+  }
+
+  /** Why no more WAL is taken in, if so. */
+  get failure(): Error | undefined {
+    return this.failed;
+  }
+
+  /** Record starts in the window that is still being filled. */
+  get openWindow(): { window: number; starts: readonly Lsn[] } {
+    const { window } = this.ingest.state;
+    return { window: window.window, starts: window.list() };
+  }
+
+  onDurable(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** Calls `listener` when nothing more is taken in because something went wrong. */
+  onFailure(listener: (error: Error) => void): void {
+    this.failureListeners.add(listener);
+  }
+
+  accept(lsn: Lsn, bytes: Uint8Array): Promise<void> | void {
+    if (this.failed) throw this.failed;
+    if (lsn !== this.walLog.endLsn) return this.restart(lsn).then(() => this.accept(lsn, bytes));
+    const full = this.walLog.append(lsn, bytes);
+    this.stream.feed(lsn, bytes);
+    this.sliceStart = performance.now();
+    const drained = this.drain();
+    if (drained === undefined && full === undefined) {
+      this.taken();
+      return undefined;
+    }
+    return Promise.all([drained, full]).then(() => {
+      this.taken();
+    });
+  }
+
+  /** Resolves when everything up to `lsn` is ingested and on disk; rejects when that cannot come any more. */
+  waitForDurable(lsn: Lsn, timeoutMs: number): Promise<void> {
+    if (this.durable >= lsn) return Promise.resolve();
+    if (this.failed) return Promise.reject(this.failed);
+    return new Promise((resolve, reject) => {
+      const waiter: Waiter = {
+        lsn,
+        resolve: () => {
+          clearTimeout(timer);
+          resolve();
+        },
+        reject: (error) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      };
+      const timer = setTimeout(() => {
+        this.waiters.delete(waiter);
+        reject(timedOut(lsn, this.durable, timeoutMs));
+      }, timeoutMs);
+      this.waiters.add(waiter);
+    });
+  }
+
+  /** Puts everything ingested so far into layer files. */
+  async checkpoint(): Promise<void> {
+    await this.flushing;
+    if (this.failed) return;
+    this.freeze();
+    await this.startFlush();
+  }
+
+  /** Nothing is accepted afterwards. What is not in layer files yet stays in the WAL log. */
+  async close(): Promise<void> {
+    clearInterval(this.timer);
+    this.failed ??= new NeonError(ErrorCode.Failed, "the timeline is closed");
+    this.settle();
+    await this.flushing?.catch(() => undefined);
+    await this.openedLog?.[Symbol.asyncDispose]();
+  }
+
+  /** The receiver begins anew behind the last record: what came after it is thrown away and will be sent again. */
+  private async restart(lsn: Lsn): Promise<void> {
+    const { lastRecord } = this;
+    assert(
+      lsn === lastRecord.endLsn,
+      `WAL comes from ${formatLsn(lsn)}, wanted from ${formatLsn(lastRecord.endLsn)}`,
+    );
+    if (lsn < this.walLog.endLsn) {
+      await this.walLog.truncateAfter(lsn);
+    } else {
+      // Behind a WAL switch the rest of the segment is void and need not have been sent.
+      while (this.walLog.endLsn < lsn) {
+        await this.walLog.append(
+          this.walLog.endLsn,
+          ZEROS.subarray(0, Math.min(ZEROS.length, lsn - this.walLog.endLsn)),
+        );
+      }
+    }
+    this.undurable.length = 0;
+    this.stream = this.streamFrom(lastRecord);
+  }
+
+  private streamFrom(record: RecordBoundary): WalStream {
+    const { cluster } = this.options;
+    return new WalStream({
+      version: cluster.pgVersion,
+      segmentSize: cluster.segmentSize,
+      systemId: cluster.systemId,
+      startLsn: record.endLsn,
+      previousLsn: record.previousLsn,
+    });
+  }
+
+  /** Ingests what the WAL log holds behind the last layer; the answer is where valid WAL ends. */
+  private async replay(reader: WalReader): Promise<Lsn> {
+    for (let at = reader.startLsn; at < reader.endLsn;) {
+      const to = Math.min(at + REPLAY_CHUNK_BYTES, reader.endLsn) as Lsn;
+      try {
+        this.stream.feed(at, await reader.read(at, to));
+        this.sliceStart = performance.now();
+        await this.drain();
+      } catch (error) {
+        // The torn end of the log is where the stream goes on. A record that cannot be ingested stops it for good.
+        if (!(error instanceof NeonError && error.code === ErrorCode.Unsupported)) this.failed = undefined;
+        this.dependencies.log.error(
+          { error: messageOf(error), lsn: formatLsn(this.resumeLsn) },
+          "end of stored WAL",
+        );
+        break;
+      }
+      at = to;
+    }
+    this.stream = this.streamFrom(this.lastRecord);
+    return this.resumeLsn;
+  }
+
+  /** Ingests all complete records. Synchronous unless it takes long, must read, or the disk is behind. */
+  private drain(): Promise<void> | undefined {
+    try {
+      for (;;) {
+        const record = this.stream.next();
+        if (record === undefined) return undefined;
+        const pending = this.ingest.ingest(record);
+        if (pending !== undefined)
+          return pending.then(
+            () => this.drain(),
+            (error: unknown) => this.fail(error),
+          );
+        if (--this.recordsUntilCheck > 0) continue;
+        this.recordsUntilCheck = RECORDS_PER_CHECK;
+        const pause = this.pause();
+        if (pause !== undefined) return pause.then(() => this.drain());
+      }
+    } catch (error) {
+      return this.fail(error);
+    }
+  }
+
+  /** Between records: writes out a full layer, and lets others run when the slice is over. */
+  private pause(): Promise<void> | undefined {
+    if (this.options.store.openBytes >= this.options.checkpointDistanceBytes) {
+      return this.rotate().then(() => {
+        this.sliceStart = performance.now();
+      });
+    }
+    if (performance.now() - this.sliceStart < SLICE_MS_MAX) return undefined;
+    return yieldToLoop().then(() => {
+      this.sliceStart = performance.now();
+    });
+  }
+
+  /** Freezes the full layer; at most one frozen layer waits for the disk. */
+  private async rotate(): Promise<void> {
+    await this.flushing;
+    this.freeze();
+    void this.startFlush().catch((error: unknown) => {
+      this.dependencies.log.error({ error: messageOf(error) }, "write a layer; it will be tried again");
+    });
+  }
+
+  private freeze(): void {
+    this.ingest.beforeFreeze();
+    this.options.store.freeze(this.resumeLsn);
+    this.layerSince = 0;
+  }
+
+  private startFlush(): Promise<void> {
+    this.flushing = this.flush().finally(() => {
+      this.flushing = undefined;
+    });
+    // Whoever waits for a turn must not fail because of it: the frozen layer stays and is tried again.
+    this.flushing.catch(() => undefined);
+    return this.flushing;
+  }
+
+  private async flush(): Promise<void> {
+    await this.options.store.flush();
+    await this.openedLog?.removeBelow(this.options.store.durableLsn);
+  }
+
+  private checkpointIfOld(): void {
+    if (this.failed || this.flushing || this.resumeLsn <= this.options.store.durableLsn) {
+      this.layerSince = 0;
+      return;
+    }
+    const now = performance.now();
+    if (this.layerSince === 0) this.layerSince = now;
+    else if (now - this.layerSince >= this.options.checkpointTimeoutMs) {
+      this.checkpoint().catch((error: unknown) => {
+        this.dependencies.log.error({ error: messageOf(error) }, "write a layer; it will be tried again");
+      });
+    }
+  }
+
+  /** Bytes have been appended and their records ingested: make them durable. */
+  private taken(): void {
+    this.undurable.push({ rawEnd: this.walLog.endLsn, recordEnd: this.stream.position });
+    this.requestSync();
+  }
+
+  private requestSync(): void {
+    if (this.syncing) {
+      this.syncAgain = true;
+      return;
+    }
+    this.syncing = true;
+    this.walLog.sync().then(
+      (durableLsn) => {
+        this.syncing = false;
+        this.advanceDurable(durableLsn);
+        if (this.syncAgain) {
+          this.syncAgain = false;
+          this.requestSync();
+        }
+      },
+      (error: unknown) => {
+        this.syncing = false;
+        if (this.failed === undefined) this.fail(error).catch(() => undefined);
+      },
+    );
+  }
+
+  private advanceDurable(rawDurable: Lsn): void {
+    let covered = 0;
+    for (const { rawEnd, recordEnd } of this.undurable) {
+      if (rawEnd > rawDurable) break;
+      covered++;
+      if (recordEnd > this.durable) this.durable = recordEnd;
+    }
+    this.undurable.splice(0, covered);
+    if (covered > 0) this.settle();
+  }
+
+  private settle(): void {
+    for (const waiter of this.waiters) {
+      if (this.durable >= waiter.lsn) waiter.resolve();
+      else if (this.failed) waiter.reject(this.failed);
+      else continue;
+      this.waiters.delete(waiter);
+    }
+    for (const listener of this.listeners) listener();
+  }
+
+  private fail(error: unknown): Promise<never> {
+    this.failed = error instanceof Error ? error : new Error(String(error));
+    this.settle();
+    for (const listener of this.failureListeners) listener(this.failed);
+    return Promise.reject(this.failed);
+  }
+}
+
+function timedOut(wanted: Lsn, reached: Lsn, timeoutMs: number): NeonError {
+  return new NeonError(
+    ErrorCode.Timeout,
+    `waited ${timeoutMs / 1000} s for ${formatLsn(wanted)}; the pageserver has ${formatLsn(reached)}`,
+    {
+      hint: "`neon status` shows whether the compute is connected.",
+      data: { wanted: formatLsn(wanted), reached: formatLsn(reached) },
+    },
+  );
+}
