@@ -6,8 +6,8 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Stats } from "node:fs";
-import { chmod, mkdir, readFile, realpath, rm, stat } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { chmod, mkdir, readFile, readdir, realpath, rm, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { ErrorCode, NeonError, systemCode, unreachable } from "../base/errors.ts";
 import type { TenantId } from "../base/ids.ts";
 import { fileError, writeFileAtomically } from "./atomic-file.ts";
@@ -26,6 +26,7 @@ const DIRECTORY = ".neon";
 const CONFIG = "config.toml";
 /** Present from the first to the last step of `neon init`. */
 const INIT_MARKER = "init-unfinished";
+const LOCKS = "locks";
 
 /** What is at a place where a repository could be. */
 export type RepositoryState = "none" | "complete" | "unfinished" | "file" | "foreign";
@@ -72,7 +73,7 @@ export class Repository {
 
   /** Path for `withLock`; locks guard what two commands must not do at once. */
   lockPath(name: string): string {
-    return join(this.directory, "locks", name.replaceAll("/", "~"));
+    return join(this.directory, LOCKS, name.replaceAll("/", "~"));
   }
 
   /**
@@ -81,10 +82,13 @@ export class Repository {
    */
   static async find(startDirectory: string, override?: string): Promise<Repository> {
     const root =
-      override === undefined ? await searchUpward(startDirectory) : resolve(startDirectory, override);
+      override === undefined ? await searchUpward(startDirectory) : rootOf(startDirectory, override);
     const state = await repositoryState(root);
     if (state === "complete") return Repository.load(root);
-    throw stateError(state, root);
+    if (state === "none" || state === "unfinished") throw stateError(state, root);
+    throw new NeonError(ErrorCode.NotFound, `no neon repository: ${stateError(state, root).message}`, {
+      hint: "Create one elsewhere with `neon init DIR`, or say where it is with --repo DIR or $NEON_REPO_DIR.",
+    });
   }
 
   /** Begins a repository: `.neon` with its marker and config, mode 0700. `finishCreation` makes it valid. */
@@ -109,17 +113,28 @@ export class Repository {
     await rm(join(this.directory, INIT_MARKER), { force: true });
   }
 
-  /** Removes what an interrupted `neon init` left. The caller has stopped what runs in it. */
+  /** What an interrupted `neon init` left, as far as it had a config; to find what still runs in it. */
+  static async openUnfinished(root: string): Promise<Repository | undefined> {
+    try {
+      return await Repository.load(root);
+    } catch {
+      return undefined;
+    }
+  }
+
+  /**
+   * Removes what an interrupted `neon init` left, but for its locks: the caller holds one, and has stopped what runs
+   * there.
+   */
   static async removeUnfinished(root: string): Promise<void> {
     const state = await repositoryState(root);
     if (state !== "unfinished") throw stateError(state, root);
     const directory = join(root, DIRECTORY);
     try {
       // The marker goes last, so that a removal that is interrupted is still recognised.
-      for (const name of [CONFIG, "computes", "pageserver", "locks", "init"]) {
+      for (const name of ["computes", "pageserver", "init", CONFIG, INIT_MARKER]) {
         await rm(join(directory, name), { recursive: true, force: true });
       }
-      await rm(directory, { recursive: true, force: true });
     } catch (error) {
       throw fileError(`cannot remove ${directory}`, error);
     }
@@ -168,7 +183,16 @@ export async function repositoryState(root: string): Promise<RepositoryState> {
   if (!stats) return "none";
   if (!stats.isDirectory()) return "file";
   if (await statOrUndefined(join(directory, INIT_MARKER))) return "unfinished";
-  return (await statOrUndefined(join(directory, CONFIG))) ? "complete" : "foreign";
+  if (await statOrUndefined(join(directory, CONFIG))) return "complete";
+  // Locks alone are left by a `neon init` that was cut off before its first step.
+  const names = await readdir(directory);
+  return names.every((name) => name === LOCKS) ? "none" : "foreign";
+}
+
+/** The directory that holds `.neon`; people also name `.neon` itself. */
+function rootOf(startDirectory: string, override: string): string {
+  const path = resolve(startDirectory, override);
+  return basename(path) === DIRECTORY ? dirname(path) : path;
 }
 
 /** Why `root` holds no usable repository, as an error for the user. */
@@ -186,7 +210,7 @@ export function stateError(state: RepositoryState, root: string): NeonError {
     case "file":
       return new NeonError(
         ErrorCode.Conflict,
-        `${directory} is a file, so another tool seems to use that name`,
+        `${directory} is a file, so another tool (neonctl?) uses that name`,
         {
           hint: "Choose another directory with `neon init DIR` (then `--repo DIR` or $NEON_REPO_DIR), or move the file away.",
         },

@@ -56,6 +56,11 @@ export class Progress implements Disposable {
     if (this.live) process.stderr.write("\r\u001b[2K");
   }
 
+  /** Clears the line so that something else can be printed; the next drawing brings it back. */
+  pause(): void {
+    if (this.live && this.timer !== undefined) process.stderr.write("\r\u001b[2K");
+  }
+
   [Symbol.dispose](): void {
     this.end();
   }

@@ -1,0 +1,130 @@
+import { string as stringArg } from "@oclif/core/args";
+import { boolean } from "@oclif/core/flags";
+import { ErrorCode, NeonError } from "../base/errors.ts";
+import type { BranchInfo, PageserverClient } from "../client/pageserver-client.ts";
+import type { Repository } from "../repository/repository.ts";
+import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import { ancestorJson, branchJson, originText } from "./shared/branch-json.ts";
+
+export default class Branch extends BaseCommand {
+  static override summary = "List branches as a tree, create, delete or rename one.";
+  static override description =
+    "Without arguments: the tree of branches, each with the LSN at which it left its parent.\n\n" +
+    "With NAME: creates a branch at POINT, in constant time at any size. POINT defaults to the end of main, " +
+    "every commit that has returned included. It is BRANCH, BRANCH@LSN, BRANCH@TIME (ISO 8601, local unless it " +
+    "has an offset) or BRANCH@AGE (10m, 2h, 3d); a timeline id may stand in the place of BRANCH.\n\n" +
+    "A branch with children, or with a compute on it, is not deleted.";
+  static override examples = [
+    { description: "The tree of branches", command: "<%= config.bin %> branch" },
+    { description: "Fork main as it is now", command: "<%= config.bin %> branch dev" },
+    { description: "Fork main as it was ten minutes ago", command: "<%= config.bin %> branch before main@10m" },
+    { description: "Fork another branch at an LSN", command: "<%= config.bin %> branch fix dev@0/1A2B3C8" },
+    { description: "Fork at a time", command: "<%= config.bin %> branch noon main@2026-11-21T12:00:00Z" },
+    { description: "Delete, rename", command: "<%= config.bin %> branch -d dev" },
+    "<%= config.bin %> branch -m dev feature/login",
+  ];
+  static override args = {
+    name: stringArg({ description: "Branch to create; with -d to delete, with -m to rename." }),
+    point: stringArg({ description: "Where it starts (default: the end of main); with -m the new name." }),
+  };
+  static override flags = {
+    delete: boolean({ char: "d", summary: "Delete branch NAME.", exclusive: ["move"] }),
+    move: boolean({ char: "m", summary: "Rename branch NAME to the second argument." }),
+  };
+
+  async run(): Promise<JsonFields> {
+    const { args, flags } = await this.parse(Branch);
+    const { name, point } = args;
+    const wanted = flags.delete ? "-d" : flags.move ? "-m" : undefined;
+    if (wanted && name === undefined) throw missingArgument(`neon branch ${wanted}: which branch?`);
+    if (flags.delete && point !== undefined) throw missingArgument("neon branch -d takes one name at a time");
+    if (flags.move && point === undefined) throw missingArgument("neon branch -m: what is the new name?");
+    const repository = await this.findRepository(flags);
+    const client = await this.pageserverOf(repository, flags);
+    if (name === undefined) return this.list(client);
+    if (flags.delete) return this.delete(repository, client, name);
+    if (flags.move) return this.rename(client, name, point ?? "");
+    return this.create(client, name, point);
+  }
+
+  private async list(client: PageserverClient): Promise<JsonFields> {
+    const { formatBranchTree } = await import("./shared/branch-tree.ts");
+    const { paint } = await import("./shared/output.ts");
+    const branches = await client.listBranches();
+    if (branches.length === 0) this.say("There is no branch.");
+    else {
+      const broken = new Map(branches.flatMap((b) => (b.error === null ? [] : [[b.name, b.error] as const])));
+      const note = (name: string): string => {
+        const error = broken.get(name);
+        return error === undefined ? "" : `  ${paint("red", `broken: ${error}`)}`;
+      };
+      this.print(formatBranchTree(branches, note));
+    }
+    return { branches: branches.map(branchJson) };
+  }
+
+  private async create(
+    client: PageserverClient,
+    name: string,
+    pointText: string | undefined,
+  ): Promise<JsonFields> {
+    const { checkRefName } = await import("../repository/ref-name.ts");
+    const { parsePoint } = await import("../repository/point.ts");
+    const { branchPointOf, branchOfPoint } = await import("./shared/moment.ts");
+    checkRefName(name);
+    const point = parsePoint(pointText ?? "main", Date.now());
+    let created;
+    try {
+      created = await client.createBranch(name, branchPointOf(point), this.interruption.signal);
+    } catch (error) {
+      // The server names what is missing; only here is known what comes near it.
+      if (error instanceof NeonError && error.code === ErrorCode.NotFound) await branchOfPoint(client, point);
+      throw error;
+    }
+    this.print(`Created branch ${name} at ${originText(created.ancestor)}`);
+    this.say(`A Postgres on it: neon pg create ${name}`);
+    return { name: created.name, timeline_id: created.timelineId, ancestor: ancestorJson(created.ancestor) };
+  }
+
+  private async delete(repository: Repository, client: PageserverClient, name: string): Promise<JsonFields> {
+    const branch = await client.getBranch(name);
+    await this.refuseWhileUsed(repository, client, branch);
+    await client.deleteBranch(name);
+    const origin = branch.ancestor ? `, forked from ${originText(branch.ancestor)}` : "";
+    this.print(`Deleted branch ${name} (timeline ${branch.timelineId}${origin})`);
+    return { name, timeline_id: branch.timelineId, ancestor: ancestorJson(branch.ancestor) };
+  }
+
+  private async refuseWhileUsed(
+    repository: Repository,
+    client: PageserverClient,
+    branch: BranchInfo,
+  ): Promise<void> {
+    const { computesOf } = await import("./shared/computes.ts");
+    const computes = await computesOf(repository, client).list();
+    const user = computes.find((compute) => compute.timelineId === branch.timelineId);
+    if (!user) return;
+    throw new NeonError(ErrorCode.Conflict, `branch "${branch.name}" is in use by compute "${user.name}"`, {
+      hint: `Remove the compute first: \`neon pg destroy ${user.name}\`.`,
+    });
+  }
+
+  private async rename(client: PageserverClient, name: string, newName: string): Promise<JsonFields> {
+    const { checkRefName } = await import("../repository/ref-name.ts");
+    checkRefName(newName);
+    await client.renameBranch(name, newName);
+    this.print(`Renamed branch ${name} to ${newName}`);
+    const branch = await client.getBranch(newName);
+    return {
+      name: newName,
+      old_name: name,
+      timeline_id: branch.timelineId,
+      ancestor: ancestorJson(branch.ancestor),
+    };
+  }
+}
+
+function missingArgument(message: string): NeonError {
+  return new NeonError(ErrorCode.Usage, message, { hint: "See `neon branch --help`." });
+}
+

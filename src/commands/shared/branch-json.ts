@@ -1,0 +1,34 @@
+/** Branches as commands print them. */
+import { formatLsn } from "../../base/lsn.ts";
+import type { AncestorInfo, BranchInfo } from "../../client/pageserver-client.ts";
+import type { JsonFields } from "./base-command.ts";
+
+/** A branch in JSON; more than the fields that scripts are promised. */
+export function branchJson(branch: BranchInfo): JsonFields {
+  return {
+    name: branch.name,
+    timeline_id: branch.timelineId,
+    ancestor: ancestorJson(branch.ancestor),
+    last_record_lsn: formatLsn(branch.lastRecordLsn),
+    durable_lsn: formatLsn(branch.durableLsn),
+    lag_bytes: branch.lagBytes,
+    state: branch.state,
+    error: branch.error,
+    writer: branch.writer?.name ?? null,
+    created_at: branch.createdAt,
+    physical_bytes: branch.physicalBytes,
+    upstream: branch.upstream,
+  };
+}
+
+/** Where a branch left its parent. */
+export function ancestorJson(ancestor: AncestorInfo | null): JsonFields | null {
+  if (ancestor === null) return null;
+  return { name: ancestor.name, timeline_id: ancestor.timelineId, lsn: formatLsn(ancestor.lsn) };
+}
+
+/** `main@0/1609610`. */
+export function originText(ancestor: AncestorInfo | null): string {
+  if (ancestor === null) return "the beginning";
+  return `${ancestor.name ?? ancestor.timelineId}@${formatLsn(ancestor.lsn)}`;
+}

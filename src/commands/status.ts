@@ -1,0 +1,110 @@
+import { formatLsn } from "../base/lsn.ts";
+import type { BranchInfo } from "../client/pageserver-client.ts";
+import type { ComputeInfo } from "../compute/compute-manager.ts";
+import type { PageserverReport } from "../compute/pageserver-process.ts";
+import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import { branchJson } from "./shared/branch-json.ts";
+import { formatBytes, formatTable, paint } from "./shared/output.ts";
+
+export default class Status extends BaseCommand {
+  static override summary = "What is running, how far it is, and what is wrong.";
+  static override description =
+    "Shows the pageserver, the computes and the branches. LAG is what a compute has written and the pageserver has " +
+    "not taken in yet. The exit code is 0 whatever the state; scripts look at --json.";
+  static override examples = ["<%= config.bin %> status", "<%= config.bin %> status --json"];
+
+  async run(): Promise<JsonFields> {
+    const { flags } = await this.parse(Status);
+    const repository = await this.findRepository(flags);
+    const { PageserverProcess } = await import("../compute/pageserver-process.ts");
+    const { computesOf, computeJson } = await import("./shared/computes.ts");
+    const client = await this.pageserverOf(repository, flags);
+    const server = await new PageserverProcess(repository).inspect();
+    const computes = await computesOf(repository, client).list();
+    const branches = server.state === "running" ? await client.listBranches() : [];
+
+    this.print(serverLine(server));
+    const warning = serverWarning(server, computes);
+    if (warning) this.say(`${paint("yellow", "warning:", process.stderr)} ${warning}`);
+    if (computes.length > 0) this.print(`\n${computeLines(computes)}`);
+    if (branches.length > 0) this.print(`\n${branchLines(branches)}`);
+    for (const problem of branchProblems(branches)) {
+      this.say(`${paint("red", "error:", process.stderr)} ${problem}`);
+    }
+    return {
+      repository: repository.directory,
+      pageserver: {
+        state: server.state,
+        pid: server.pid,
+        uri: server.uri,
+        version: server.version,
+        started_at: server.startedAt,
+      },
+      computes: computes.map(computeJson),
+      branches: branches.map(branchJson),
+    };
+  }
+}
+
+function serverLine(server: PageserverReport): string {
+  const colour = server.state === "running" ? "green" : "red";
+  const state = paint(colour, server.state.replaceAll("_", " "));
+  return `pageserver  ${state}  ${server.uri}${server.pid === null ? "" : `  process ${server.pid}`}`;
+}
+
+function serverWarning(server: PageserverReport, computes: readonly ComputeInfo[]): string | undefined {
+  if (server.state === "running") return undefined;
+  const waiting = computes.filter(
+    (c) => c.state === "running" && c.mode === "read-write" && c.commit === "remote",
+  );
+  const names = waiting.map((compute) => compute.name).join(", ");
+  const effect = waiting.length > 0 ? `COMMIT waits on ${names} until the pageserver is back. ` : "";
+  switch (server.state) {
+    case "stopped":
+      return `${effect}Start the pageserver with \`neon start\`.`;
+    case "not_answering":
+      return `${effect}The pageserver does not answer: see \`neon logs\`; \`neon stop --force\` ends it without loss.`;
+    case "starting":
+    case "stopping":
+      return effect === "" ? undefined : effect.trim();
+    default:
+      return undefined;
+  }
+}
+
+function computeLines(computes: readonly ComputeInfo[]): string {
+  return formatTable(
+    ["COMPUTE", "BRANCH", "STATE", "MODE", "ADDRESS"],
+    computes.map((compute) => [
+      compute.name,
+      compute.branch,
+      compute.state,
+      compute.mode === "read-only" ? `read-only at ${formatLsn(compute.lsn)}` : `read-write, ${compute.commit}`,
+      `${compute.host}:${compute.port}`,
+    ]),
+  );
+}
+
+function branchLines(branches: readonly BranchInfo[]): string {
+  return formatTable(
+    ["BRANCH", "LSN", "LAG", "SIZE", "STATE"],
+    branches.map((branch) => [
+      branch.name,
+      formatLsn(branch.lastRecordLsn),
+      branch.lagBytes === null ? "-" : formatBytes(branch.lagBytes),
+      branch.physicalBytes === null ? "-" : formatBytes(branch.physicalBytes),
+      branch.state,
+    ]),
+  );
+}
+
+function branchProblems(branches: readonly BranchInfo[]): string[] {
+  const problems: string[] = [];
+  for (const branch of branches) {
+    if (branch.error !== null) problems.push(`branch ${branch.name}: ${branch.error}`);
+    else if (branch.writer?.error) {
+      problems.push(`branch ${branch.name}: compute ${branch.writer.name}: ${branch.writer.error}`);
+    }
+  }
+  return problems;
+}

@@ -1,0 +1,162 @@
+/**
+ * What `neon init` does: a fresh database cluster by initdb, imported into a new pageserver as branch `main`. Nothing
+ * is left behind when it fails or is interrupted; if even the cleaning up is cut off, a marker in `.neon` says so and
+ * the next `neon init` starts over.
+ */
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { ErrorCode, NeonError } from "../base/errors.ts";
+import type { TenantId } from "../base/ids.ts";
+import { type ImportedTimeline, PageserverClient } from "../client/pageserver-client.ts";
+import { fileError } from "../repository/atomic-file.ts";
+import { pageserverUrl } from "../repository/config.ts";
+import { acquireLock } from "../repository/lock.ts";
+import { reservePort } from "../repository/ports.ts";
+import { Repository, newConfig, repositoryState, stateError } from "../repository/repository.ts";
+import { type PgBinaries, findBinaries } from "./binaries.ts";
+import { packDataDirectory } from "./data-directory.ts";
+import { initializeDataDirectory } from "./initdb.ts";
+import { PageserverProcess } from "./pageserver-process.ts";
+
+/** Name of the first branch. */
+export const MAIN_BRANCH = "main";
+/** Where the search for the pageserver's port begins. */
+const PAGESERVER_PORT = 9898;
+
+export interface InitOptions {
+  /** Directory that gets a `.neon`; created if missing. Absolute. */
+  readonly root: string;
+  readonly pgVersion: number;
+  readonly pgBin?: string | undefined;
+  readonly tenantId: TenantId;
+  readonly signal: AbortSignal;
+  readonly onStep: (step: string) => void;
+  /** Bytes that were sent to the pageserver since the last call. */
+  readonly onBytes: (sizeBytes: number) => void;
+}
+
+export interface InitResult {
+  readonly repository: Repository;
+  readonly binaries: PgBinaries;
+  readonly imported: ImportedTimeline;
+}
+
+/** Throws `exists` for a complete repository, `conflict` where `.neon` is something else or another init is at work. */
+export async function initRepository(options: InitOptions): Promise<InitResult> {
+  const { root, signal, onStep } = options;
+  const state = await repositoryState(root);
+  if (state !== "none" && state !== "unfinished") throw stateError(state, root);
+  onStep("looking for Postgres");
+  const binaries = await findBinaries({ major: options.pgVersion, pgBin: options.pgBin });
+  signal.throwIfAborted();
+
+  await using undo = new AsyncDisposableStack();
+  const created = makeDirectory(root);
+  if (created !== undefined) undo.defer(() => rmSync(created, { recursive: true, force: true }));
+  const directory = join(root, ".neon");
+  const lock = await acquireLock(join(directory, "locks", "init"), `the creation of ${directory}`, {
+    waitMs: 0,
+  });
+  undo.defer(() => lock.release());
+  // The other process that made `init` wait may have finished it.
+  const now = await repositoryState(root);
+  if (now === "unfinished") await clearUnfinished(root, onStep);
+  else if (now !== "none") throw stateError(now, root);
+  undo.defer(() => rmSync(directory, { recursive: true, force: true }));
+
+  const port = await reservePort({ first: PAGESERVER_PORT });
+  undo.defer(() => port.release());
+  const config = newConfig({
+    tenantId: options.tenantId,
+    pgVersion: options.pgVersion,
+    pgBin: options.pgBin,
+    pageserverPort: port.port,
+  });
+  const repository = await Repository.create(root, config);
+  const imported = await fill(repository, binaries, options, undo);
+  await repository.finishCreation();
+  undo.move();
+  port.release();
+  lock.release();
+  return { repository, binaries, imported };
+}
+
+/** initdb, pageserver, import. What must be taken back in case of failure goes onto `undo`. */
+async function fill(
+  repository: Repository,
+  binaries: PgBinaries,
+  options: InitOptions,
+  undo: AsyncDisposableStack,
+): Promise<ImportedTimeline> {
+  const { signal, onStep } = options;
+  const temporary = join(repository.directory, "init");
+  mkdirSync(temporary, { recursive: true, mode: 0o755 });
+  const pgdata = join(temporary, "pgdata");
+  onStep(`creating a database cluster with Postgres ${binaries.version}`);
+  await initializeDataDirectory(binaries, pgdata);
+  signal.throwIfAborted();
+
+  onStep("starting the pageserver");
+  const server = new PageserverProcess(repository);
+  undo.defer(async () => {
+    await server.stop({ force: true }).catch(() => false);
+  });
+  try {
+    await server.start({ signal });
+    onStep(`loading it as branch ${MAIN_BRANCH}`);
+    const client = clientOf(repository);
+    await client.createTenant({ pgVersion: options.pgVersion });
+    const tar = packDataDirectory(pgdata);
+    tar.on("data", (chunk: Uint8Array) => options.onBytes(chunk.length));
+    const imported = await client.importDataDirectory({ branch: MAIN_BRANCH, tar, signal });
+    rmSync(temporary, { recursive: true, force: true });
+    return imported;
+  } catch (error) {
+    throw signal.aborted ? error : withSavedLog(error, server.logPath);
+  }
+}
+
+function clientOf(repository: Repository): PageserverClient {
+  return new PageserverClient({
+    baseUrl: pageserverUrl(repository.config),
+    token: repository.config.pageserver.authToken,
+    tenantId: repository.config.defaultTenantId,
+  });
+}
+
+/** A server that an interrupted init has left running is stopped before its files go. */
+async function clearUnfinished(root: string, onStep: (step: string) => void): Promise<void> {
+  onStep("clearing what an interrupted `neon init` left");
+  const leftover = await Repository.openUnfinished(root);
+  if (leftover) await new PageserverProcess(leftover).stop({ force: true });
+  await Repository.removeUnfinished(root);
+}
+
+/** Creates a directory; returns the topmost one that had to be made. */
+function makeDirectory(path: string): string | undefined {
+  try {
+    return mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw fileError(`cannot create ${path}`, error);
+  }
+}
+
+/** The log goes away with the half-made repository, so what is needed to understand the failure is kept elsewhere. */
+function withSavedLog(error: unknown, logPath: string): unknown {
+  let log: string;
+  try {
+    log = readFileSync(logPath, "utf8");
+  } catch {
+    return error;
+  }
+  if (log.trim() === "" || !(error instanceof NeonError)) return error;
+  if (error.code === ErrorCode.Usage || error.code === ErrorCode.Unsupported) return error;
+  const copy = join(mkdtempSync(join(tmpdir(), "neon-init-")), "pageserver.log");
+  appendFileSync(copy, log, { mode: 0o600 });
+  return new NeonError(error.code, error.message, {
+    hint: `Nothing was left in ${dirname(dirname(logPath))}; the pageserver's log is kept in ${copy}.`,
+    data: error.data,
+    cause: error,
+  });
+}
