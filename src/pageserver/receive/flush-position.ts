@@ -8,9 +8,10 @@
  */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { WriterEpoch } from "../../base/ids.ts";
-import { type Lsn, toLsn } from "../../base/lsn.ts";
+import { type Lsn, lsnAlignDown } from "../../base/lsn.ts";
 import type { PgConnection } from "../../pgwire/client.ts";
 import { PAGE_SIZE } from "../../postgres/constants.ts";
+import { pageHeaderSize } from "../../postgres/wal/page-header.ts";
 import {
   type ComputeSource,
   EPOCH_SETTING,
@@ -20,9 +21,6 @@ import {
   singleRow,
 } from "./compute-source.ts";
 
-/** Sizes of WAL page headers. Source: PostgreSQL 14-18, src/include/access/xlog_internal.h. */
-const SHORT_PAGE_HEADER_SIZE = 24;
-const LONG_PAGE_HEADER_SIZE = 40;
 /** Time for the whole dialogue. */
 const TIMEOUT_MS = 10_000;
 
@@ -63,10 +61,7 @@ async function askFlushPosition(connection: PgConnection, epoch: WriterEpoch): P
  * position is behind the page header, but a record that fills a page ends at the page's end.
  */
 export function recordEndBefore(insertLsn: Lsn, segmentSize: number): Lsn {
-  if (insertLsn % segmentSize === LONG_PAGE_HEADER_SIZE) return toLsn(insertLsn - LONG_PAGE_HEADER_SIZE);
-  const inFirstPage = insertLsn % segmentSize < PAGE_SIZE;
-  if (!inFirstPage && insertLsn % PAGE_SIZE === SHORT_PAGE_HEADER_SIZE) {
-    return toLsn(insertLsn - SHORT_PAGE_HEADER_SIZE);
-  }
-  return insertLsn;
+  const pageStart = lsnAlignDown(insertLsn, PAGE_SIZE);
+  const behindHeader = insertLsn - pageStart === pageHeaderSize(pageStart, segmentSize);
+  return behindHeader ? pageStart : insertLsn;
 }

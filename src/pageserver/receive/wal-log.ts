@@ -10,12 +10,15 @@
 import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
-import { isSegmentSize } from "./segment-name.ts";
 import { WalSegments } from "./wal-segments.ts";
+import { WalWriter } from "./wal-writer.ts";
 
 /** Bytes waiting to be written above which `append` asks its caller to wait. */
 const PENDING_BYTES_HIGH = 2 ** 20;
 const PENDING_BYTES_INITIAL = 2 ** 16;
+
+/** The sizes that Postgres accepts: 1 MiB to 1 GiB. */
+const SEGMENT_SIZES: readonly number[] = Array.from({ length: 11 }, (_, i) => 2 ** (20 + i));
 
 export interface WalLogOptions {
   /** Absolute; created when missing. Nothing else may live in it. */
@@ -56,17 +59,14 @@ interface SyncWaiter {
 }
 
 export class WalLog implements AsyncDisposable {
-  private readonly segmentSize: number;
   private readonly segments: WalSegments;
-  private readonly onFatal: (error: Error) => void;
-  /** Appended, not yet handed to the file system; its first byte belongs at `writtenLsn` once no write runs. */
+  private readonly writer: WalWriter;
+  /** Appended, not yet handed to the writer; its last byte is the one before `end`. */
   private pending = new Uint8Array(PENDING_BYTES_INITIAL);
   private pendingLength = 0;
   /** The other half of the double buffer. */
   private spare = new Uint8Array(PENDING_BYTES_INITIAL);
   private end: Lsn;
-  private written: Lsn;
-  private durable: Lsn;
   private readonly syncWaiters: SyncWaiter[] = [];
   private readonly writeWaiters: SyncWaiter[] = [];
   private running: Promise<void> | undefined;
@@ -74,11 +74,10 @@ export class WalLog implements AsyncDisposable {
   private closed = false;
   private failure: NeonError | undefined;
 
-  private constructor(segments: WalSegments, segmentSize: number, end: Lsn, onFatal: (error: Error) => void) {
+  private constructor(segments: WalSegments, writer: WalWriter) {
     this.segments = segments;
-    this.segmentSize = segmentSize;
-    this.end = this.written = this.durable = end;
-    this.onFatal = onFatal;
+    this.writer = writer;
+    this.end = writer.writtenLsn;
   }
 
   /**
@@ -87,7 +86,7 @@ export class WalLog implements AsyncDisposable {
    */
   static async open(options: WalLogOptions, dependencies: WalLogDependencies): Promise<WalLog> {
     const { directory, segmentSize, startLsn, timelineNumber = 1 } = options;
-    assert(isSegmentSize(segmentSize), `segment size ${segmentSize}`);
+    assert(SEGMENT_SIZES.includes(segmentSize), `segment size ${segmentSize}`);
     const segments = await WalSegments.open(
       { directory, segmentSize, timelineNumber },
       dependencies.files,
@@ -102,7 +101,7 @@ export class WalLog implements AsyncDisposable {
     assert(end >= startLsn && end <= reader.endLsn, `end of WAL ${formatLsn(end)} lies within the log`);
     await segments.clearAfter(end);
     await segments.syncFrom(startLsn);
-    return new WalLog(segments, segmentSize, end, dependencies.onFatal);
+    return new WalLog(segments, new WalWriter(segments, { segmentSize, end }, dependencies.onFatal));
   }
 
   /** End of what was appended: where the next `append` continues. */
@@ -112,7 +111,7 @@ export class WalLog implements AsyncDisposable {
 
   /** Everything below is on disk. */
   get durableLsn(): Lsn {
-    return this.durable;
+    return this.writer.durableLsn;
   }
 
   /** Start of the oldest segment that is still there. */
@@ -133,7 +132,11 @@ export class WalLog implements AsyncDisposable {
     this.pending.set(bytes, this.pendingLength);
     this.pendingLength = needed;
     this.end = lsnAdd(lsn, bytes.length);
-    return needed > PENDING_BYTES_HIGH ? this.writeOut() : undefined;
+    if (needed <= PENDING_BYTES_HIGH) return undefined;
+    const waiting = this.writeOut();
+    // Nobody has to wait: the next call reports the failure as well.
+    waiting.catch(() => undefined);
+    return waiting;
   }
 
   private growPending(needed: number): void {
@@ -145,13 +148,13 @@ export class WalLog implements AsyncDisposable {
   /** Makes everything appended so far durable; resolves to an LSN at or after the end at the time of the call. */
   sync(): Promise<Lsn> {
     if (this.failure) return Promise.reject(this.failure);
-    if (this.durable >= this.end) return Promise.resolve(this.durable);
+    if (this.durableLsn >= this.end) return Promise.resolve(this.durableLsn);
     return this.wait(this.syncWaiters);
   }
 
   /** Hands everything appended so far to the file system, without making it durable. */
   private async writeOut(): Promise<void> {
-    if (this.written < this.end) await this.wait(this.writeWaiters);
+    if (this.writer.writtenLsn < this.end) await this.wait(this.writeWaiters);
   }
 
   private wait(waiters: SyncWaiter[]): Promise<Lsn> {
@@ -167,10 +170,11 @@ export class WalLog implements AsyncDisposable {
     try {
       while (this.syncWaiters.length > 0 || this.writeWaiters.length > 0) {
         await this.writeBatch();
-        settle(this.writeWaiters, this.written);
+        settle(this.writeWaiters, this.writer.writtenLsn);
         if (this.syncWaiters.length > 0) {
-          await this.syncBatch();
-          settle(this.syncWaiters, this.durable);
+          await this.writer.sync();
+          settle(this.syncWaiters, this.writer.durableLsn);
+          await this.writer.prepare();
         }
       }
     } catch (error) {
@@ -179,47 +183,14 @@ export class WalLog implements AsyncDisposable {
     this.running = undefined;
   }
 
+  /** Hands over what is pending; meanwhile `append` fills the other buffer. */
   private async writeBatch(): Promise<void> {
     const batch = this.pending;
     const length = this.pendingLength;
     this.pending = this.spare;
     this.pendingLength = 0;
     this.spare = batch;
-    const from = this.written;
-    for (let done = 0; done < length;) {
-      const at = lsnAdd(from, done);
-      const segment = await this.segmentToWrite(at);
-      const offset = at - segment.start;
-      const size = Math.min(length - done, this.segmentSize - offset);
-      await segment.handle.write(batch.subarray(done, done + size), offset);
-      done += size;
-      this.written = lsnAdd(from, done);
-    }
-  }
-
-  /** The segment for `at`; the one before is made durable first when it is left behind. */
-  private async segmentToWrite(at: Lsn): Promise<{ start: Lsn; handle: { write: WriteFunction } }> {
-    const open = this.segments.openSegment(at);
-    if (open) return open;
-    if (this.durable < this.written) await this.syncBatch();
-    return this.segments.switchTo(at);
-  }
-
-  private async syncBatch(): Promise<void> {
-    const target = this.written;
-    if (target === this.durable) return;
-    const segment = this.segments.openSegment(lsnAdd(target, -1));
-    assert(segment !== undefined, "what was written last is in the open segment");
-    try {
-      await segment.handle.sync();
-    } catch (error) {
-      const failure = new NeonError(ErrorCode.Failed, `sync WAL up to ${formatLsn(target)}`, {
-        cause: error,
-      });
-      this.onFatal(failure);
-      throw failure;
-    }
-    this.durable = target;
+    await this.writer.write(batch.subarray(0, length));
   }
 
   /** After an error the log takes nothing more; the bytes on disk are sorted out by the next `open`. */
@@ -227,10 +198,14 @@ export class WalLog implements AsyncDisposable {
     const failure =
       error instanceof NeonError
         ? error
-        : new NeonError(ErrorCode.Resource, `write WAL at ${formatLsn(this.written)}: ${messageOf(error)}`, {
-            data: { lsn: formatLsn(this.written) },
-            cause: error,
-          });
+        : new NeonError(
+            ErrorCode.Resource,
+            `write WAL at ${formatLsn(this.writer.writtenLsn)}: ${messageOf(error)}`,
+            {
+              data: { lsn: formatLsn(this.writer.writtenLsn) },
+              cause: error,
+            },
+          );
     this.failure = failure;
     for (const waiter of [...this.syncWaiters, ...this.writeWaiters]) waiter.reject(failure);
     this.syncWaiters.length = this.writeWaiters.length = 0;
@@ -240,7 +215,7 @@ export class WalLog implements AsyncDisposable {
   async read(from: Lsn, to: Lsn): Promise<Uint8Array> {
     this.check();
     assert(to <= this.end, `read up to ${formatLsn(to)} ends by ${formatLsn(this.end)}`);
-    if (to > this.written) await this.writeOut();
+    if (to > this.writer.writtenLsn) await this.writeOut();
     return this.segments.read(from, to);
   }
 
@@ -252,8 +227,9 @@ export class WalLog implements AsyncDisposable {
     this.exclusive = true;
     try {
       await this.sync();
-      await this.segments.clearAfter(lsn);
-      this.end = this.written = this.durable = lsn;
+      await this.running;
+      await this.writer.truncateAfter(lsn);
+      this.end = lsn;
     } finally {
       this.exclusive = false;
     }
@@ -279,8 +255,6 @@ export class WalLog implements AsyncDisposable {
     await this.segments.closeCurrent();
   }
 }
-
-type WriteFunction = (bytes: Uint8Array, position: number) => Promise<void>;
 
 /** Resolves those at the head of the queue whose LSN has been reached. */
 function settle(waiters: SyncWaiter[], reached: Lsn): void {

@@ -3,13 +3,13 @@
  * Which bytes count is the business of `WalLog`; here are only files.
  *
  * A segment file always has its full length, is sparse until it is written to, and exists under its name only when
- * that length is durable. Segments are created upwards and removed from either end, so there is never a gap between
- * them: a gap means that a file was lost.
+ * that length is durable. Segments are created upwards and removed from either end: a gap above what is wanted means
+ * that a file was lost.
  */
 import { ErrorCode, NeonError, assert, corrupt, systemCode } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd, lsnAlignDown } from "../../base/lsn.ts";
 import type { FileHandle, Files } from "../../base/seams.ts";
-import { parseSegmentFileName, segmentFileName } from "./segment-name.ts";
+import { parseSegmentName, segmentName } from "../../postgres/wal/layout.ts";
 
 const TEMPORARY_SUFFIX = ".tmp";
 /** Bytes handled at once when a tail is checked for zeros or overwritten with them. */
@@ -44,8 +44,8 @@ export class WalSegments {
   }
 
   /**
-   * Finds the segments, and removes what a crash left half made. Throws `corrupt` if one is missing between others
-   * or if segments exist but not the one of `wantedLsn`.
+   * Finds the segments around `wantedLsn`, and removes what a crash left: files half made, and old ones that were
+   * being removed. Throws `corrupt` if there are segments but not the one of `wantedLsn`, or one behind it is missing.
    */
   static async open(options: SegmentsOptions, files: Files, wantedLsn: Lsn): Promise<WalSegments> {
     const { directory, segmentSize, timelineNumber } = options;
@@ -53,20 +53,14 @@ export class WalSegments {
     const starts: Lsn[] = [];
     for (const name of await files.list(directory)) {
       if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(`${directory}/${name}`);
-      const start = parseSegmentFileName(name, timelineNumber, segmentSize);
-      if (start !== undefined) starts.push(start);
+      const parsed = parseSegmentName(name, segmentSize);
+      if (parsed?.timeline === timelineNumber) starts.push(parsed.startLsn);
     }
     starts.sort((a, b) => a - b);
-    const wanted = lsnAlignDown(wantedLsn, segmentSize);
-    const first = starts[0] ?? wanted;
-    starts.forEach((start, index) => {
-      const expected = lsnAdd(first, index * segmentSize);
-      if (start !== expected) throw missingSegment(directory, expected);
-    });
-    const last = lsnAdd(first, starts.length * segmentSize);
-    // A log that ends exactly where the wanted WAL begins is complete: the next segment was not begun yet.
-    if (starts.length > 0 && (wanted < first || wanted > last)) throw missingSegment(directory, wanted);
-    return new WalSegments(options, files, { first, last });
+    const { run, detached } = runAround(starts, wantedLsn, options);
+    const segments = new WalSegments(options, files, run);
+    for (const start of detached) await files.remove(segments.path(start));
+    return segments;
   }
 
   /** Start of the oldest segment there is. */
@@ -81,7 +75,7 @@ export class WalSegments {
 
   private path(segmentStart: Lsn): string {
     const { directory, segmentSize, timelineNumber } = this.options;
-    return `${directory}/${segmentFileName(timelineNumber, segmentStart, segmentSize)}`;
+    return `${directory}/${segmentName(timelineNumber, segmentStart, segmentSize)}`;
   }
 
   /** The segment that holds `lsn` if it is the one open for writing. */
@@ -96,14 +90,17 @@ export class WalSegments {
     if (open) return open;
     const start = lsnAlignDown(lsn, this.options.segmentSize);
     assert(start >= this.first && start <= this.last, "a segment to write to follows those that exist");
-    if (start === this.last) await this.create(start);
+    if (start === this.last) await this.createNext();
     const handle = await this.files.open(this.path(start), "r+");
     await this.closeCurrent();
     this.current = { start, handle };
     return this.current;
   }
 
-  private async create(start: Lsn): Promise<void> {
+  /** Makes the segment after the last one, unless the one open for writing has a successor already. */
+  async createNext(): Promise<void> {
+    const start = this.last;
+    if (this.current && this.current.start + this.options.segmentSize < start) return;
     const path = this.path(start);
     const handle = await this.files.open(path + TEMPORARY_SUFFIX, "w");
     try {
@@ -119,7 +116,9 @@ export class WalSegments {
 
   /** A copy of the bytes from `from` to `to`, which must lie within the segments. */
   async read(from: Lsn, to: Lsn): Promise<Uint8Array> {
-    assert(from >= this.first && from <= to && to <= this.last, "a read lies within the segments");
+    // The end of the log may be in a segment that does not exist yet.
+    if (from === to) return new Uint8Array(0);
+    assert(from >= this.first && from < to && to <= this.last, "a read lies within the segments");
     const target = new Uint8Array(to - from);
     for (let at = from; at < to;) {
       const start = lsnAlignDown(at, this.options.segmentSize);
@@ -182,14 +181,14 @@ export class WalSegments {
    */
   async clearAfter(lsn: Lsn): Promise<void> {
     const size = this.options.segmentSize;
-    const before = this.last;
     while (this.last > this.first && this.last - size >= lsn) {
       const start = lsnAdd(this.last, -size);
       if (this.current?.start === start) await this.closeCurrent();
       await this.files.remove(this.path(start));
+      // One by one: a removal that overtook that of a newer segment would leave a gap after a crash.
+      await this.files.syncDirectory(this.options.directory);
       this.last = start;
     }
-    if (this.last !== before) await this.files.syncDirectory(this.options.directory);
     if (lsn < this.last) {
       const { start, handle } = await this.switchTo(lsn);
       if (await zeroWhatIsNot(handle, lsn - start, size)) await handle.sync();
@@ -214,6 +213,30 @@ export class WalSegments {
     this.current = undefined;
     await open?.handle.close();
   }
+}
+
+/**
+ * The unbroken run of segments that holds `wantedLsn`, or ends there: a next segment need not have been begun. With it
+ * older segments, cut off from the run because a crash interrupted their removal.
+ */
+function runAround(
+  starts: readonly Lsn[],
+  wantedLsn: Lsn,
+  options: SegmentsOptions,
+): { run: { first: Lsn; last: Lsn }; detached: Lsn[] } {
+  const size = options.segmentSize;
+  const wanted = lsnAlignDown(wantedLsn, size);
+  const known = new Set(starts);
+  if (starts.length === 0) return { run: { first: wanted, last: wanted }, detached: [] };
+  let first = wanted;
+  while (first >= size && known.has(lsnAdd(first, -size))) first = lsnAdd(first, -size);
+  let last = wanted;
+  while (known.has(last)) last = lsnAdd(last, size);
+  const endsAtWanted = last === wanted && first < wanted && wantedLsn === wanted;
+  if (last === wanted && !endsAtWanted) throw missingSegment(options.directory, wanted);
+  const newest = starts.at(-1);
+  if (newest !== undefined && newest > last) throw missingSegment(options.directory, last);
+  return { run: { first, last }, detached: starts.filter((start) => start < first) };
 }
 
 /** Overwrites with zeros what is not zero in `[from, to)`; true if anything was written. */
