@@ -19,7 +19,7 @@ const EXIT_CODES: Readonly<Partial<Record<ErrorCode, number>>> = {
   [ErrorCode.Resource]: 9,
 };
 
-/** Runs until it is told to stop; returns the exit code. */
+/** Runs until it is told to stop; returns the exit code, with which the caller must end the process. */
 export async function runPageserver<T extends ServedTimeline>(
   args: readonly string[],
   assemble: Assemble<T>,
@@ -34,7 +34,14 @@ export async function runPageserver<T extends ServedTimeline>(
     log = log.child({}, { level: options.logLevel });
     dieOnBugs(log);
     const told = untilTold();
-    await using server = await Pageserver.start(options, assemble(options, log));
+    const starting = Pageserver.start(options, assemble(options, log));
+    const signal = await Promise.race([told, starting.then(() => undefined)]);
+    if (signal !== undefined) {
+      // What it opens by now is as durable as it was before.
+      log.info({ signal }, "told to stop before it was ready");
+      return 0;
+    }
+    const server = await starting;
     log.info({ signal: await told }, "told to stop");
     await server.stop();
     return 0;

@@ -25,7 +25,7 @@ export class WorkDirectory implements Disposable {
     this.lock = lock;
   }
 
-  /** Takes the directory, which must exist. Throws `conflict` while another process has it. */
+  /** Takes the directory and creates it if it is missing. Throws `conflict` while another process has it. */
   static acquire(path: string): WorkDirectory {
     const file = join(path, LOCK_FILE);
     let database: DatabaseSync;

@@ -4,7 +4,8 @@ import { systemClock, systemRandom } from "../../src/pageserver/server.ts";
 import { FakeTimelines } from "./fake-timelines.ts";
 import { RealFiles } from "../../src/storage/real-files.ts";
 
-process.exitCode = await runPageserver(process.argv.slice(2), (_, log) => {
+const exitCode = await runPageserver(process.argv.slice(2), (_, log) => {
   const files = new RealFiles();
   return { files, clock: systemClock, random: systemRandom, log, timelines: new FakeTimelines(files) };
 });
+process.exit(exitCode);

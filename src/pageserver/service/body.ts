@@ -1,6 +1,6 @@
 /** Request bodies: bounded in size and time. */
 import type { IncomingMessage } from "node:http";
-import { ErrorCode } from "../../base/errors.ts";
+import { ErrorCode, NeonError, systemCode } from "../../base/errors.ts";
 import { JsonFields } from "../json-fields.ts";
 import { HttpError, usage } from "./http-errors.ts";
 
@@ -8,6 +8,8 @@ import { HttpError, usage } from "./http-errors.ts";
 export const JSON_BYTES_MAX = 64 * 1024;
 /** How long a client may take to send a JSON body. */
 const JSON_TIMEOUT_MS = 30_000;
+/** How long an upload may stand still. */
+const UPLOAD_SILENCE_MS = 120_000;
 /** How much of an unwanted body is read, so that the client gets to see our answer, before the connection is cut. */
 const DRAIN_BYTES_MAX = 256 * 1024 * 1024;
 const DRAIN_TIMEOUT_MS = 30_000;
@@ -24,31 +26,49 @@ export async function readJsonBody(request: IncomingMessage): Promise<JsonFields
   return new JsonFields(value, "", usage);
 }
 
-/** For routes without a body: anything that is sent is a mistake. */
-export async function expectNoBody(request: IncomingMessage): Promise<void> {
-  if ((await readText(request)).trim() !== "") throw usage("this request takes no body");
-}
-
-/** The body as it arrives; ends with an error where the client goes away before its end. */
+/** The body as it arrives; ends with an error where the client goes away before its end, or sends nothing for long. */
 export async function* streamBody(request: IncomingMessage): AsyncIterable<Uint8Array> {
-  for await (const chunk of request) {
-    if (chunk instanceof Uint8Array) yield chunk;
+  // Not destroyed on an early exit: the answer still has to go out over this connection.
+  const chunks = request.iterator({ destroyOnReturn: false });
+  let timer = silenceTimer(request);
+  try {
+    for await (const chunk of chunks) {
+      clearTimeout(timer);
+      if (chunk instanceof Uint8Array) yield chunk;
+      timer = silenceTimer(request);
+    }
+  } catch (error) {
+    if (systemCode(error) !== "ECONNRESET") throw error;
+    throw new NeonError(ErrorCode.Unreachable, "the client went away in the middle of the upload", {
+      cause: error,
+    });
+  } finally {
+    clearTimeout(timer);
   }
 }
 
-/** Throws away the rest of a body that nobody wants, within limits. */
-export function drain(request: IncomingMessage): void {
+function silenceTimer(request: IncomingMessage): NodeJS.Timeout {
+  return setTimeout(
+    () => request.destroy(new HttpError(408, ErrorCode.Timeout, "the upload stands still")),
+    UPLOAD_SILENCE_MS,
+  );
+}
+
+/** Throws away the rest of a body that nobody wants, within limits; resolves when it is over. */
+export async function drain(request: IncomingMessage): Promise<void> {
   if (request.readableEnded || request.destroyed) return;
-  let sizeBytes = 0;
   const timer = setTimeout(() => request.destroy(), DRAIN_TIMEOUT_MS);
-  timer.unref();
-  request.on("data", (chunk: Uint8Array) => {
-    sizeBytes += chunk.length;
-    if (sizeBytes > DRAIN_BYTES_MAX) request.destroy();
-  });
-  request.on("close", () => clearTimeout(timer));
-  request.on("error", () => undefined);
-  request.resume();
+  let sizeBytes = 0;
+  try {
+    for await (const chunk of request) {
+      if (chunk instanceof Uint8Array) sizeBytes += chunk.length;
+      if (sizeBytes > DRAIN_BYTES_MAX) break;
+    }
+  } catch {
+    // The client has gone: nothing is left to drain.
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 async function readText(request: IncomingMessage): Promise<string> {

@@ -4,7 +4,8 @@
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { pipeline } from "node:stream/promises";
+import { finished, pipeline } from "node:stream/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
 import { authorize } from "./authorize.ts";
@@ -33,6 +34,10 @@ export interface HttpServiceDependencies {
 
 /** How long a client may take to send the head of a request. */
 const HEADERS_TIMEOUT_MS = 30_000;
+/** How long neither side may move a stream on. */
+const STREAM_SILENCE_MS = 10 * 60_000;
+/** Codes of the errors that a client makes by going away. */
+const CLIENT_LEFT: ReadonlySet<string> = new Set(["ERR_STREAM_PREMATURE_CLOSE", "ECONNRESET", "EPIPE"]);
 const CONNECTIONS_MAX = 1000;
 
 export class HttpService implements AsyncDisposable {
@@ -40,6 +45,7 @@ export class HttpService implements AsyncDisposable {
   private readonly options: HttpServiceOptions;
   private readonly dependencies: HttpServiceDependencies;
   private readonly server: Server;
+  private readonly underWay = new Set<Promise<void>>();
 
   constructor(options: HttpServiceOptions, dependencies: HttpServiceDependencies) {
     this.options = options;
@@ -47,7 +53,9 @@ export class HttpService implements AsyncDisposable {
     // An import may take as long as it takes, so there is no limit for a request as a whole; bodies have their own.
     const limits = { requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS, keepAliveTimeout: 5000 };
     this.server = createServer(limits, (request, response) => {
-      void this.serve(request, response);
+      const served = this.serve(request, response);
+      this.underWay.add(served);
+      void served.finally(() => this.underWay.delete(served));
     });
     this.server.maxConnections = CONNECTIONS_MAX;
   }
@@ -68,14 +76,17 @@ export class HttpService implements AsyncDisposable {
     return typeof address === "object" && address !== null ? address.port : this.options.port;
   }
 
-  /** Takes no new connections, lets requests under way finish for `graceMs`, then cuts them. */
+  /** Takes no new connections, lets requests under way finish for `graceMs`, then cuts all connections. */
   async stop(graceMs: number): Promise<void> {
     this.state = "stopping";
     if (!this.server.listening) return;
     const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
-    const timer = setTimeout(() => this.server.closeAllConnections(), graceMs);
+    const grace = new AbortController();
+    const timeUp = sleep(graceMs, undefined, { signal: grace.signal }).catch(() => undefined);
+    await Promise.race([Promise.allSettled([...this.underWay]), timeUp]);
+    grace.abort();
+    this.server.closeAllConnections();
     await closed;
-    clearTimeout(timer);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -91,15 +102,14 @@ export class HttpService implements AsyncDisposable {
     try {
       const answer = await this.answer(request);
       if (this.state === "stopping") response.setHeader("connection", "close");
-      await this.send(request, response, answer);
+      await send(request, response, answer);
       log.debug(
         { method: request.method, url: request.url, status: response.statusCode, ms: since(started) },
         "request",
       );
     } catch (error) {
-      this.fail(request, response, toNeonError(error), since(started));
+      await this.fail(request, response, error, since(started));
     }
-    drain(request);
   }
 
   private async answer(request: IncomingMessage): Promise<Answer> {
@@ -117,43 +127,54 @@ export class HttpService implements AsyncDisposable {
     return handler(new ApiRequest(request, target));
   }
 
-  private async send(request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
-    if (answer.kind === "json") {
-      sendJson(request, response, answer.status, answer.value);
-      return;
-    }
-    response.writeHead(200, answer.headers);
-    // An error in the stream cuts the connection, so that nobody takes half of it for all of it.
-    await pipeline(answer.stream, response);
-  }
-
-  private fail(request: IncomingMessage, response: ServerResponse, error: NeonError, ms: number): void {
+  private async fail(
+    request: IncomingMessage,
+    response: ServerResponse,
+    thrown: unknown,
+    ms: number,
+  ): Promise<void> {
     const { log } = this.dependencies;
-    const gone = response.destroyed || response.socket?.destroyed === true;
+    const error = toNeonError(thrown);
     const status = statusOf(error);
     const about = { method: request.method, url: request.url, status, ms, code: error.code };
-    if (status >= 500 && !gone) log.error({ ...about, err: error }, `request failed: ${error.message}`);
-    else log.info({ ...about, gone }, `request refused: ${error.message}`);
-    if (gone) return;
-    if (response.headersSent) {
-      response.destroy();
-      return;
-    }
+    const clientLeft = CLIENT_LEFT.has(systemCode(thrown) ?? "");
+    if (status >= 500 && !clientLeft) log.error({ ...about, err: error }, `request failed: ${error.message}`);
+    else log.info(about, `request refused: ${error.message}`);
+    if (response.headersSent) response.destroy();
+    if (response.destroyed) return;
     if (status === 401) response.setHeader("www-authenticate", 'Bearer realm="pageserver"');
-    sendJson(request, response, status, errorBody(error));
+    await sendJson(request, response, status, errorBody(error));
   }
 }
 
-function sendJson(request: IncomingMessage, response: ServerResponse, status: number, value: object): void {
+async function send(request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
+  if (answer.kind === "json") {
+    await sendJson(request, response, answer.status, answer.value);
+    return;
+  }
+  response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
+  response.writeHead(200, answer.headers);
+  // An error in the stream cuts the connection, so that nobody takes half of it for all of it.
+  await pipeline(answer.stream, response);
+}
+
+async function sendJson(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  value: object,
+): Promise<void> {
   const bytes = Buffer.from(`${JSON.stringify(value)}\n`);
   response.writeHead(status, {
     "content-type": "application/json; charset=utf-8",
     "content-length": bytes.length,
     "cache-control": "no-store",
-    // What is left of an unread body would be taken for the next request.
-    ...(request.complete ? {} : { connection: "close" }),
   });
-  response.end(bytes);
+  response.write(bytes);
+  // Closing while the client still sends would reset the connection, and it might never see the answer.
+  await drain(request);
+  response.end();
+  if (!response.writableFinished && !response.destroyed) await finished(response).catch(() => undefined);
 }
 
 function since(started: number): number {

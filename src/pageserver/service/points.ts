@@ -1,7 +1,9 @@
 /** Points in time in requests: which timeline, and which LSN on it. */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
-import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
+import { PAGE_SIZE } from "../../postgres/constants.ts";
+import { nextRecordLsn } from "../../postgres/wal/layout.ts";
 import type { JsonFields } from "../json-fields.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
@@ -36,8 +38,8 @@ export function readSource(fields: JsonFields, tenant: Tenant<ServedTimeline>): 
 }
 
 /**
- * The end of the last record at or below an LSN, or of the last commit at or before a time. Throws `not_found` for
- * what lies beyond the end of the timeline or before its history.
+ * The end of the last record at or below an LSN, or of the last commit at or before a time. What a running compute has
+ * done already is waited for. Throws `not_found` for what lies beyond the end of the timeline or before its history.
  */
 export async function resolveMoment(
   tenant: Tenant<ServedTimeline>,
@@ -45,26 +47,42 @@ export async function resolveMoment(
   moment: Moment,
 ): Promise<Lsn> {
   const timeline = tenant.timeline(timelineId);
-  if ("timestampMs" in moment) return timeline.resolveTimestamp(moment.timestampMs);
-  const { lsn } = moment;
-  if (lsn > timeline.lastRecordLsn) {
+  if ("timestampMs" in moment) {
+    await currentEnd(timeline);
+    return timeline.resolveTimestamp(moment.timestampMs);
+  }
+  const lsn = withoutPageHeader(moment.lsn, timeline.cluster.segmentSize);
+  const end = lsn > timeline.lastRecordLsn ? await currentEnd(timeline) : timeline.lastRecordLsn;
+  if (lsn > end) {
     throw new NeonError(
       ErrorCode.NotFound,
-      `${formatLsn(lsn)} lies in the future: ${nameOf(tenant, timelineId)} ends at ${formatLsn(timeline.lastRecordLsn)}`,
-      { data: { lsn: formatLsn(lsn), last_record_lsn: formatLsn(timeline.lastRecordLsn) } },
+      `${formatLsn(lsn)} lies in the future: ${nameOf(tenant, timelineId)} ends at ${formatLsn(end)}`,
+      {
+        hint: `Choose an LSN up to ${formatLsn(end)}.`,
+        data: { lsn: formatLsn(lsn), last_record_lsn: formatLsn(end) },
+      },
     );
   }
   const holder = tenant.timelineAt(timelineId, lsn);
   if (lsn < holder.startLsn) {
     throw new NeonError(
       ErrorCode.NotFound,
-      `${formatLsn(lsn)} is before the history of ${nameOf(tenant, timelineId)}, which begins at ${formatLsn(holder.startLsn)}`,
-      { data: { lsn: formatLsn(lsn), start_lsn: formatLsn(holder.startLsn) } },
+      `${formatLsn(lsn)} lies before the history of ${nameOf(tenant, timelineId)}, which begins at ${formatLsn(holder.startLsn)}`,
+      {
+        hint: `Choose an LSN from ${formatLsn(holder.startLsn)} on.`,
+        data: { lsn: formatLsn(lsn), start_lsn: formatLsn(holder.startLsn) },
+      },
     );
   }
   // A branch begins at the end of a record of its ancestor's.
   if (lsn === holder.startLsn) return lsn;
   return (await holder.recordBoundary(lsn)).endLsn;
+}
+
+/** Postgres names the place behind a page header where our LSNs name the page's start. */
+function withoutPageHeader(lsn: Lsn, segmentSize: number): Lsn {
+  const pageStart = lsnAlignDown(lsn, PAGE_SIZE);
+  return lsn <= nextRecordLsn(pageStart, segmentSize) ? pageStart : lsn;
 }
 
 /** The end of a timeline, with every commit that has returned on its compute. */

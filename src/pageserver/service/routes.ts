@@ -15,7 +15,7 @@ import { Router } from "./router.ts";
 
 export type Handler = (request: ApiRequest) => Promise<Answer>;
 
-const WAIT_TIMEOUT_MS_MAX = 24 * 60 * 60 * 1000;
+const WAIT_TIMEOUT_MS_MAX = 60 * 60 * 1000;
 const COMPUTE_NAME_LENGTH_MAX = 200;
 
 export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {

@@ -1,6 +1,9 @@
 /**
  * Branches: names for timelines, one file each in `refs/`. All are held in memory; one process owns them, and a
- * change is durable before it is visible. Rules for names are git's (git-check-ref-format). Format: docs/formats/refs.md.
+ * change is durable before it is visible. Format: docs/formats/refs.md.
+ *
+ * Rules for names are git's (git-check-ref-format) and two of ours: no "@", because NAME@LSN is a point in time, and
+ * no 32 hexadecimal digits, because they are a timeline id.
  */
 import { join } from "node:path";
 import { ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
@@ -25,11 +28,9 @@ export function refNameProblem(name: string): string | undefined {
   if (name === "") return "is empty";
   if (!name.isWellFormed()) return "is not well-formed Unicode";
   if (hasControlCharacter(name)) return "contains a control character";
-  const bad = /[ ~^:?*[\\]/.exec(name);
+  const bad = /[ ~^:?*[\\@]/.exec(name);
   if (bad) return `contains "${bad[0]}"`;
   if (name.includes("..")) return 'contains ".."';
-  if (name.includes("@{")) return 'contains "@{"';
-  if (name === "@") return 'is "@"';
   if (name.startsWith("-")) return 'begins with "-"';
   if (name.endsWith(".")) return 'ends with "."';
   for (const part of name.split("/")) {
@@ -47,7 +48,7 @@ export function checkRefName(name: string): void {
   const problem = refNameProblem(name);
   if (problem === undefined) return;
   throw new NeonError(ErrorCode.Usage, `"${name}" is no name for a branch: it ${problem}`, {
-    hint: 'Names follow git\'s rules for branches: no spaces, none of ~ ^ : ? * [ \\, no "..", no part that begins with a dot.',
+    hint: 'Names follow git\'s rules for branches: no spaces, none of ~ ^ : ? * [ \\ @, no "..", no part that begins with a dot.',
   });
 }
 
@@ -56,6 +57,7 @@ export class Refs {
   private readonly files: Files;
   private readonly directory: string;
   private readonly byName = new Map<string, Ref>();
+  private readonly namesByTimeline = new Map<TimelineId, Set<string>>();
   /** Names whose files could not be read, with the reason. */
   readonly damaged = new Map<string, NeonError>();
 
@@ -76,7 +78,7 @@ export class Refs {
       const name = refNameOfFile(fileName);
       try {
         if (name === undefined) throw corrupt(`${path}: this is no name of a ref's file`, { path });
-        refs.byName.set(name, await readRef(files, path, name));
+        refs.remember(await readRef(files, path, name));
       } catch (error) {
         if (!(error instanceof NeonError)) throw error;
         refs.damaged.set(name ?? fileName, error);
@@ -96,9 +98,7 @@ export class Refs {
 
   /** All names of a timeline, sorted. */
   namesOf(timelineId: TimelineId): string[] {
-    return this.list()
-      .filter((ref) => ref.timelineId === timelineId)
-      .map((ref) => ref.name);
+    return [...(this.namesByTimeline.get(timelineId) ?? [])].sort();
   }
 
   /** Throws `exists` when a branch has the name, also when only a damaged file has it. */
@@ -129,7 +129,7 @@ export class Refs {
       timeline_id: ref.timelineId,
       upstream: ref.upstream ?? null,
     });
-    this.byName.set(name, ref);
+    this.remember(ref);
   }
 
   /** Throws `not_found`; `exists` when the new name is taken. One rename of a file, so no crash leaves both names. */
@@ -138,17 +138,33 @@ export class Refs {
     if (!ref) throw branchNotFound(name);
     this.checkFree(newName);
     await this.files.rename(this.path(name), this.path(newName));
-    this.byName.delete(name);
-    this.byName.set(newName, { ...ref, name: newName });
+    this.forget(ref);
+    this.remember({ ...ref, name: newName });
     await this.files.syncDirectory(this.directory);
   }
 
   /** Durable when it returns. */
   async delete(name: string): Promise<void> {
-    if (!this.byName.has(name)) throw branchNotFound(name);
+    const ref = this.byName.get(name);
+    if (!ref) throw branchNotFound(name);
     await this.files.remove(this.path(name));
-    this.byName.delete(name);
+    this.forget(ref);
     await this.files.syncDirectory(this.directory);
+  }
+
+  private remember(ref: Ref): void {
+    const before = this.byName.get(ref.name);
+    if (before) this.forget(before);
+    this.byName.set(ref.name, ref);
+    const names = this.namesByTimeline.get(ref.timelineId) ?? new Set();
+    this.namesByTimeline.set(ref.timelineId, names.add(ref.name));
+  }
+
+  private forget(ref: Ref): void {
+    this.byName.delete(ref.name);
+    const names = this.namesByTimeline.get(ref.timelineId);
+    names?.delete(ref.name);
+    if (names?.size === 0) this.namesByTimeline.delete(ref.timelineId);
   }
 
   private path(name: string): string {

@@ -1,0 +1,33 @@
+/** The pageserver with everything it really works with: the disk, the clock, timelines that follow Postgres. */
+import type { Logger } from "pino";
+import { messageOf } from "../base/errors.ts";
+import { RealFiles } from "../storage/real-files.ts";
+import { StoreCache } from "../storage/store-cache.ts";
+import { runPageserver } from "./main.ts";
+import type { PageserverOptions } from "./options.ts";
+import { type PageserverDependencies, systemClock, systemRandom } from "./server.ts";
+import { Timeline } from "./timeline/timeline.ts";
+
+/** Runs with these command line arguments, then ends the process. */
+export async function main(args: readonly string[]): Promise<never> {
+  process.exit(await runPageserver(args, assemble));
+}
+
+function assemble(options: PageserverOptions, log: Logger): PageserverDependencies<Timeline> {
+  const onFatal = (error: unknown): never => {
+    // After a failed sync nobody knows what is on the disk; what was acknowledged before is replayed at the next start.
+    log.fatal({ err: error }, `cannot make data durable: ${messageOf(error)}`);
+    process.exit(1);
+  };
+  const files = new RealFiles({ onFatal });
+  const cache = new StoreCache({ capacityBytes: options.cacheBytes }, { files });
+  const shared = { files, clock: systemClock, random: systemRandom, log };
+  const timelines = Timeline.factory({
+    ...shared,
+    cache,
+    onFatal,
+    checkpointDistanceBytes: options.checkpointDistanceBytes,
+    checkpointTimeoutMs: options.checkpointTimeoutMs,
+  });
+  return { ...shared, timelines };
+}
