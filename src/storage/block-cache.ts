@@ -1,0 +1,63 @@
+/**
+ * Keeps the most useful of what was read and verified, up to a number of bytes. Second chance: what was used since the
+ * last sweep goes to the end of the queue instead of out, so that a hit costs one map look-up.
+ */
+interface Entry<T> {
+  readonly value: T;
+  readonly sizeBytes: number;
+  used: boolean;
+}
+
+/** Counted in addition to the value, for the map and the entry. */
+const ENTRY_COST = 128;
+
+export class BlockCache<T> {
+  private readonly capacityBytes: number;
+  private readonly entries = new Map<number, Entry<T>>();
+  private usedBytes = 0;
+
+  constructor(capacityBytes: number) {
+    this.capacityBytes = capacityBytes;
+  }
+
+  get sizeBytes(): number {
+    return this.usedBytes;
+  }
+
+  get(id: number): T | undefined {
+    const entry = this.entries.get(id);
+    if (entry === undefined) return undefined;
+    entry.used = true;
+    return entry.value;
+  }
+
+  /** What is larger than the whole cache is not kept. */
+  add(id: number, value: T, valueBytes: number): void {
+    const sizeBytes = valueBytes + ENTRY_COST;
+    if (sizeBytes > this.capacityBytes) return;
+    this.remove(id);
+    this.entries.set(id, { value, sizeBytes, used: false });
+    this.usedBytes += sizeBytes;
+    if (this.usedBytes > this.capacityBytes) this.evict();
+  }
+
+  remove(id: number): void {
+    const entry = this.entries.get(id);
+    if (entry === undefined) return;
+    this.entries.delete(id);
+    this.usedBytes -= entry.sizeBytes;
+  }
+
+  private evict(): void {
+    for (const [id, entry] of this.entries) {
+      this.entries.delete(id);
+      if (entry.used) {
+        entry.used = false;
+        this.entries.set(id, entry);
+      } else {
+        this.usedBytes -= entry.sizeBytes;
+        if (this.usedBytes <= this.capacityBytes) return;
+      }
+    }
+  }
+}

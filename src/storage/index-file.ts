@@ -1,0 +1,162 @@
+/**
+ * The index of a timeline: which layer files make it up. What the index does not name does not exist. One JSON
+ * object whose first members are magic and version and whose last is a CRC-32C over all bytes before it; described
+ * in `docs/formats/index-file.md`. Replaced as a whole, by an atomic rename.
+ */
+import { crc32c } from "../base/crc32c.ts";
+import { ErrorCode, NeonError, corrupt, messageOf } from "../base/errors.ts";
+import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
+import type { Files } from "../base/seams.ts";
+import { compareKeys } from "./key.ts";
+import { formatKey, parseKey } from "./key-range.ts";
+import type { LayerDescriptor } from "./layer-file.ts";
+import { LayerKind } from "./layer-format.ts";
+
+export const INDEX_FILE_NAME = "index.json";
+export const TEMPORARY_SUFFIX = ".tmp";
+
+export interface TimelineIndex {
+  /** Where the timeline begins. */
+  readonly startLsn: Lsn;
+  /** Every value at or below it is in the layers. */
+  readonly durableLsn: Lsn;
+  /** Goes into the name of the next layer file; never used twice. */
+  readonly nextFile: number;
+  /** In the order in which they were added. */
+  readonly layers: readonly LayerDescriptor[];
+}
+
+const HEAD = '{"magic":"neon-timeline-index","version":';
+const VERSION = 1;
+const CRC_HEAD = ',"crc32c":"';
+const CRC_TAIL = '"}\n';
+const TAIL_SIZE = CRC_HEAD.length + 8 + CRC_TAIL.length;
+/** More than an index of a million layers takes. */
+const INDEX_SIZE_MAX = 512 * 1024 * 1024;
+const LAYER_NAME = /^[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.(delta|image)$/;
+
+export function encodeIndex(index: TimelineIndex): Uint8Array {
+  const body = JSON.stringify({
+    start_lsn: formatLsn(index.startLsn),
+    durable_lsn: formatLsn(index.durableLsn),
+    next_file: index.nextFile,
+    layers: index.layers.map((layer) => ({
+      name: layer.name,
+      start_lsn: formatLsn(layer.startLsn),
+      end_lsn: formatLsn(layer.endLsn),
+      from_key: formatKey(layer.range.from),
+      to_key: formatKey(layer.range.to),
+      size_bytes: layer.sizeBytes,
+      values: layer.valueCount,
+    })),
+  });
+  const content = new TextEncoder().encode(`${HEAD}${VERSION},"index":${body}`);
+  const crc = crc32c(content).toString(16).padStart(8, "0");
+  const tail = new TextEncoder().encode(`${CRC_HEAD}${crc}${CRC_TAIL}`);
+  const bytes = new Uint8Array(content.length + tail.length);
+  bytes.set(content);
+  bytes.set(tail, content.length);
+  return bytes;
+}
+
+/** Throws `corrupt` with file and offset. */
+export function decodeIndex(bytes: Uint8Array, path: string): TimelineIndex {
+  const wrong = (what: string, offset: number, cause?: unknown) =>
+    corrupt(`${path}: ${what}`, { file: path, offset }, cause);
+  if (bytes.length > INDEX_SIZE_MAX) throw wrong(`index of ${bytes.length} bytes`, 0);
+  const text = (start: number, end: number) => new TextDecoder().decode(bytes.subarray(start, end));
+  if (text(0, HEAD.length) !== HEAD) throw wrong("does not begin as an index of a timeline does", 0);
+  const end = bytes.length - TAIL_SIZE;
+  const tail = end >= HEAD.length ? text(end, bytes.length) : "";
+  if (!tail.startsWith(CRC_HEAD) || !tail.endsWith(CRC_TAIL)) {
+    throw wrong("does not end as an index of a timeline does", Math.max(end, 0));
+  }
+  const expected = tail.slice(CRC_HEAD.length, CRC_HEAD.length + 8);
+  const found = crc32c(bytes, 0, end).toString(16).padStart(8, "0");
+  if (found !== expected) throw wrong(`does not match its checksum ${expected}`, end);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text(0, bytes.length));
+  } catch (error) {
+    throw wrong(`is no JSON: ${messageOf(error)}`, 0, error);
+  }
+  const version = numberOf(parsed, "version");
+  if (version !== VERSION) throw wrong(`has version ${version}, known is ${VERSION}`, HEAD.length);
+  try {
+    return readFields(memberOf(parsed, "index"));
+  } catch (error) {
+    throw wrong(messageOf(error), HEAD.length, error);
+  }
+}
+
+/** Throws `not_found` if there is no index. */
+export async function readIndex(path: string, files: Files): Promise<TimelineIndex> {
+  const bytes = await files.readWhole(path);
+  if (bytes === undefined) throw new NeonError(ErrorCode.NotFound, `${path} does not exist`);
+  return decodeIndex(bytes, path);
+}
+
+function readFields(index: unknown): TimelineIndex {
+  const layers = memberOf(index, "layers");
+  if (!Array.isArray(layers)) throw corrupt('"layers" is no list');
+  const names = new Set<string>();
+  const startLsn = lsnOf(index, "start_lsn");
+  const durableLsn = lsnOf(index, "durable_lsn");
+  if (durableLsn < startLsn) throw corrupt("ends before it starts");
+  return {
+    startLsn,
+    durableLsn,
+    nextFile: numberOf(index, "next_file"),
+    layers: layers.map((layer: unknown) => {
+      const descriptor = readLayer(layer);
+      if (names.has(descriptor.name)) throw corrupt(`names ${descriptor.name} twice`);
+      if (descriptor.endLsn > durableLsn) throw corrupt(`${descriptor.name} goes beyond the durable LSN`);
+      names.add(descriptor.name);
+      return descriptor;
+    }),
+  };
+}
+
+function readLayer(layer: unknown): LayerDescriptor {
+  const name = stringOf(layer, "name");
+  if (!LAYER_NAME.test(name)) throw corrupt(`"${name.slice(0, 250)}" is no name of a layer`);
+  const startLsn = lsnOf(layer, "start_lsn");
+  const endLsn = lsnOf(layer, "end_lsn");
+  const range = { from: parseKey(stringOf(layer, "from_key")), to: parseKey(stringOf(layer, "to_key")) };
+  if (endLsn < startLsn) throw corrupt(`${name} ends before it starts`);
+  if (compareKeys(range.from, range.to) >= 0) throw corrupt(`${name} covers no key`);
+  return {
+    name,
+    kind: name.endsWith(".delta") ? LayerKind.Delta : LayerKind.Image,
+    startLsn,
+    endLsn,
+    range,
+    sizeBytes: numberOf(layer, "size_bytes"),
+    valueCount: numberOf(layer, "values"),
+  };
+}
+
+function memberOf(value: unknown, name: string): unknown {
+  if (typeof value !== "object" || value === null || !(name in value)) throw corrupt(`"${name}" is missing`);
+  return (value as Record<string, unknown>)[name];
+}
+
+function stringOf(value: unknown, name: string): string {
+  const member = memberOf(value, name);
+  if (typeof member !== "string") throw corrupt(`"${name}" is no string`);
+  return member;
+}
+
+function numberOf(value: unknown, name: string): number {
+  const member = memberOf(value, name);
+  if (typeof member !== "number" || !Number.isSafeInteger(member) || member < 0) {
+    throw corrupt(`"${name}" is no count`);
+  }
+  return member;
+}
+
+function lsnOf(value: unknown, name: string): Lsn {
+  const lsn = parseLsn(stringOf(value, name));
+  if (lsn === undefined) throw corrupt(`"${name}" is no LSN`);
+  return lsn;
+}

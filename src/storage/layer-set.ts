@@ -1,0 +1,200 @@
+/**
+ * The layer files of one timeline and their index on disk. Publishing is atomic: new files are written, synced and
+ * renamed, then the index that names them replaces the old one, and only then do readers see them.
+ */
+import { ErrorCode, NeonError, assert, corrupt, messageOf } from "../base/errors.ts";
+import { type Lsn, formatLsn } from "../base/lsn.ts";
+import type { Files } from "../base/seams.ts";
+import {
+  INDEX_FILE_NAME,
+  TEMPORARY_SUFFIX,
+  type TimelineIndex,
+  encodeIndex,
+  readIndex,
+} from "./index-file.ts";
+import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
+import { LayerKind } from "./layer-format.ts";
+import { LayerMap } from "./layer-map.ts";
+import type { StoreCache } from "./store-cache.ts";
+
+/** A finished layer that still has its temporary name. */
+export interface NewLayer {
+  readonly temporaryPath: string;
+  readonly descriptor: LayerDescriptor;
+}
+
+/** Files that only a layer set makes, and that are garbage if the index does not name them. */
+const OUR_FILE = /\.(delta|image)(\.tmp)?$|^index\.json\.tmp$/;
+
+export class LayerSet implements AsyncDisposable {
+  readonly directory: string;
+  private readonly files: Files;
+  private readonly cache: StoreCache;
+  private index: TimelineIndex;
+  private layers: LayerMap;
+  private nextFile: number;
+  /** Publications one after another. */
+  private last: Promise<unknown> = Promise.resolve();
+  private broken: unknown;
+
+  private constructor(directory: string, index: TimelineIndex, files: Files, cache: StoreCache) {
+    this.directory = directory;
+    this.files = files;
+    this.cache = cache;
+    this.index = index;
+    this.nextFile = index.nextFile;
+    this.layers = new LayerMap(
+      index.layers.map((descriptor) => new LayerFile(this.pathOf(descriptor.name), descriptor, cache)),
+    );
+  }
+
+  /** Makes the directory and an empty index. Throws `exists` if there is an index already. */
+  static async create(directory: string, startLsn: Lsn, files: Files, cache: StoreCache): Promise<LayerSet> {
+    await files.makeDirectory(directory);
+    if ((await files.list(directory)).includes(INDEX_FILE_NAME)) {
+      throw new NeonError(ErrorCode.Exists, `there is a timeline in ${directory} already`);
+    }
+    const index = { startLsn, durableLsn: startLsn, nextFile: 1, layers: [] };
+    const set = new LayerSet(directory, index, files, cache);
+    await set.prepareIndex(index);
+    await set.replaceIndex();
+    await files.syncDirectory(parentOf(directory));
+    return set;
+  }
+
+  /** Reads the index and removes what it does not name. Throws `corrupt` if a layer is missing. */
+  static async open(directory: string, files: Files, cache: StoreCache): Promise<LayerSet> {
+    const index = await readIndex(`${directory}/${INDEX_FILE_NAME}`, files);
+    const set = new LayerSet(directory, index, files, cache);
+    const named = new Set(index.layers.map((layer) => layer.name));
+    for (const name of await files.list(directory)) {
+      if (named.delete(name)) continue;
+      if (OUR_FILE.test(name)) await files.remove(set.pathOf(name));
+    }
+    for (const name of named) {
+      throw corrupt(`${set.pathOf(name)} is missing`, { file: set.pathOf(name), offset: 0 });
+    }
+    return set;
+  }
+
+  get map(): LayerMap {
+    return this.layers;
+  }
+
+  get startLsn(): Lsn {
+    return this.index.startLsn;
+  }
+
+  get durableLsn(): Lsn {
+    return this.index.durableLsn;
+  }
+
+  /** A name for a new layer that was never used. */
+  newName(kind: LayerKind, startLsn: Lsn, endLsn: Lsn): string {
+    const number = String(this.nextFile++).padStart(8, "0");
+    return kind === LayerKind.Delta
+      ? `${number}-${lsnForName(startLsn)}-${lsnForName(endLsn)}.delta`
+      : `${number}-${lsnForName(endLsn)}.image`;
+  }
+
+  pathOf(name: string): string {
+    return `${this.directory}/${name}`;
+  }
+
+  temporaryPathOf(name: string): string {
+    return this.pathOf(name) + TEMPORARY_SUFFIX;
+  }
+
+  /** Removes files that were begun and are not to be published; failures leave garbage for the next start. */
+  async discard(paths: readonly string[]): Promise<void> {
+    for (const path of paths) await this.files.remove(path).catch(() => undefined);
+  }
+
+  /**
+   * Makes finished layers (already synced) part of the timeline. `onPublished` runs in the same turn in which readers
+   * begin to see them. If it fails before the index was replaced, nothing has changed and it can be tried again.
+   */
+  publish(added: readonly NewLayer[], durableLsn: Lsn, onPublished: () => void): Promise<void> {
+    const turn = this.last.then(() => this.publishNow(added, durableLsn, onPublished));
+    this.last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  private async publishNow(
+    added: readonly NewLayer[],
+    durableLsn: Lsn,
+    onPublished: () => void,
+  ): Promise<void> {
+    this.checkUsable();
+    assert(durableLsn >= this.index.durableLsn, "the durable LSN never decreases");
+    const index: TimelineIndex = {
+      startLsn: this.index.startLsn,
+      durableLsn,
+      nextFile: this.nextFile,
+      layers: [...this.index.layers, ...added.map((layer) => layer.descriptor)],
+    };
+    const layers = this.layers.with(
+      added.map(({ descriptor }) => new LayerFile(this.pathOf(descriptor.name), descriptor, this.cache)),
+    );
+    try {
+      for (const { temporaryPath, descriptor } of added) {
+        await this.files.rename(temporaryPath, this.pathOf(descriptor.name));
+      }
+      if (added.length > 0) await this.files.syncDirectory(this.directory);
+      await this.prepareIndex(index);
+    } catch (error) {
+      await this.discard(added.map(({ descriptor }) => this.pathOf(descriptor.name)));
+      throw error;
+    }
+    try {
+      await this.replaceIndex();
+    } catch (error) {
+      // Whether the disk has the old index or the new one is unknown: nothing may be built on either.
+      this.broken = error;
+      throw error;
+    }
+    this.index = index;
+    this.layers = layers;
+    onPublished();
+  }
+
+  /** Throws if an earlier failure left the state of the disk unknown. */
+  checkUsable(): void {
+    if (this.broken === undefined) return;
+    throw new NeonError(
+      ErrorCode.Failed,
+      `the index in ${this.directory} could not be replaced: ${messageOf(this.broken)}`,
+      { hint: "Restart the pageserver; it continues from what is on disk.", cause: this.broken },
+    );
+  }
+
+  private async prepareIndex(index: TimelineIndex): Promise<void> {
+    const handle = await this.files.open(this.temporaryPathOf(INDEX_FILE_NAME), "w");
+    try {
+      await handle.write(encodeIndex(index), 0);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  }
+
+  private async replaceIndex(): Promise<void> {
+    await this.files.rename(this.temporaryPathOf(INDEX_FILE_NAME), this.pathOf(INDEX_FILE_NAME));
+    await this.files.syncDirectory(this.directory);
+  }
+
+  /** Waits for a publication that is under way and closes the files. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.last;
+    for (const layer of this.layers.layers) this.cache.handles.forget(layer.path);
+  }
+}
+
+function parentOf(directory: string): string {
+  const at = directory.lastIndexOf("/");
+  return at <= 0 ? "/" : directory.slice(0, at);
+}
+
+function lsnForName(lsn: Lsn): string {
+  return formatLsn(lsn).replace("/", "_");
+}

@@ -1,0 +1,340 @@
+/**
+ * The key/LSN store of one timeline: an open memory layer, frozen memory layers, delta and image layer files, and
+ * below its branch point the store of its ancestor. One writer, many readers, one event loop.
+ */
+import { assert, corrupt } from "../base/errors.ts";
+import { type Lsn, formatLsn, lsnMin } from "../base/lsn.ts";
+import type { Files } from "../base/seams.ts";
+import type { BlobRef } from "./arena.ts";
+import type { Key } from "./key.ts";
+import { type KeyRange, compareToKey, rangeContains } from "./key-range.ts";
+import type { LayerDescriptor } from "./layer-file.ts";
+import { LayerKind } from "./layer-format.ts";
+import type { LayerMap } from "./layer-map.ts";
+import { LayerSet, type NewLayer } from "./layer-set.ts";
+import { MemoryLayer } from "./memory-layer.ts";
+import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
+import { type ScanLevel, scanLevels } from "./scan.ts";
+import type { StoreCache } from "./store-cache.ts";
+import { type ChainBase, ChainBuilder, type ScanEntry, type ValueChain } from "./value.ts";
+import { writeDelta } from "./write-delta.ts";
+import { type ImageSource, writeImages } from "./write-images.ts";
+
+export { type BlobRef, NO_BLOB } from "./arena.ts";
+export type { KeyHandle } from "./prefix-table.ts";
+export type { LayerDescriptor } from "./layer-file.ts";
+export type { ImageSource } from "./write-images.ts";
+export type { KeyRange } from "./key-range.ts";
+export type { ScanEntry, StoredValue, ValueChain } from "./value.ts";
+
+export interface StoreOptions {
+  /** Absolute. The store owns `index.json`, `*.delta`, `*.image` and temporary files in it, and nothing else. */
+  readonly directory: string;
+  /** Where this timeline branched off: the ancestor's values up to and including `lsn` are visible. */
+  readonly ancestor?: { readonly store: TimelineStore; readonly lsn: Lsn } | undefined;
+  /** Where this timeline's own values begin. */
+  readonly startLsn: Lsn;
+}
+
+export interface StoreDependencies {
+  readonly files: Files;
+  readonly cache: StoreCache;
+}
+
+/** Sizes in bytes. */
+export interface StoreStats {
+  readonly openBytes: number;
+  readonly frozenBytes: number;
+  readonly frozenCount: number;
+  readonly deltaBytes: number;
+  readonly deltaCount: number;
+  readonly imageBytes: number;
+  readonly imageCount: number;
+  readonly layerCount: number;
+}
+
+export class TimelineStore implements AsyncDisposable {
+  readonly ancestor: { readonly store: TimelineStore; readonly lsn: Lsn } | undefined;
+  private readonly files: Files;
+  private readonly set: LayerSet;
+  private readonly prefixes = new PrefixTable();
+  private open: MemoryLayer;
+  /** Newest first. Replaced, never changed: readers keep the list they began with. */
+  private frozen: readonly MemoryLayer[] = [];
+  private flushing: Promise<void> | undefined;
+  private readonly imaging = new Set<Promise<void>>();
+
+  private constructor(options: StoreOptions, set: LayerSet, files: Files) {
+    this.ancestor = options.ancestor;
+    this.files = files;
+    this.set = set;
+    this.open = new MemoryLayer(set.durableLsn, this.prefixes, {
+      startInclusive: set.map.deltas.length === 0,
+    });
+  }
+
+  /** A new, empty store. Throws `exists` if the directory has one. */
+  static async create(options: StoreOptions, { files, cache }: StoreDependencies): Promise<TimelineStore> {
+    const set = await LayerSet.create(options.directory, options.startLsn, files, cache);
+    return new TimelineStore(options, set, files);
+  }
+
+  /** Opens what is on disk and removes files that no index names. Values above `durableLsn` are gone. */
+  static async open(options: StoreOptions, { files, cache }: StoreDependencies): Promise<TimelineStore> {
+    const set = await LayerSet.open(options.directory, files, cache);
+    if (set.startLsn !== options.startLsn) {
+      const found = formatLsn(set.startLsn);
+      throw corrupt(
+        `the index in ${options.directory} starts at ${found}, not at ${formatLsn(options.startLsn)}`,
+        {
+          file: options.directory,
+          expected: formatLsn(options.startLsn),
+          found,
+        },
+      );
+    }
+    return new TimelineStore(options, set, files);
+  }
+
+  get startLsn(): Lsn {
+    return this.set.startLsn;
+  }
+
+  /** Every value at or below it is in layer files. */
+  get durableLsn(): Lsn {
+    return this.set.durableLsn;
+  }
+
+  /** Memory of the open layer in bytes. */
+  get openBytes(): number {
+    return this.open.sizeBytes;
+  }
+
+  /** A short name for a key without its block; valid for the life of the store. */
+  intern(kind: number, spcOid: number, dbOid: number, relNumber: number, fork: number): KeyHandle {
+    return this.prefixes.intern(kind, spcOid, dbOid, relNumber, fork);
+  }
+
+  /** Copies `bytes[start..end)` into the open layer, for one or several puts before the next freeze. */
+  append(bytes: Uint8Array, start: number, end: number): BlobRef {
+    return this.open.arena.append(bytes, start, end);
+  }
+
+  /** LSNs must not decrease. The same key at the same LSN again replaces the value. A tombstone takes `NO_BLOB`. */
+  put(handle: KeyHandle, block: number, lsn: Lsn, flags: number, blob: BlobRef): void {
+    this.open.put(handle, block, lsn, flags, blob);
+  }
+
+  /** Closes the open layer, which holds everything up to `endLsn`, and begins a new one. Only between records. */
+  freeze(endLsn: Lsn): void {
+    if (endLsn === this.open.startLsn && this.open.entryCount === 0) return;
+    this.open.freeze(endLsn);
+    this.frozen = [this.open, ...this.frozen];
+    this.open = new MemoryLayer(endLsn, this.prefixes, { like: this.open });
+  }
+
+  /**
+   * Writes all frozen layers, oldest first. After a failure (a full disk) the layers that were not written stay in
+   * memory, readable, and the next call tries again.
+   */
+  flush(): Promise<void> {
+    this.flushing ??= this.flushAll();
+    return this.flushing;
+  }
+
+  /**
+   * Adds images of all keys that exist in a range at an LSN, which must not be above `durableLsn`. The source is
+   * sorted by key and complete: what it leaves out does not exist at that LSN. All of it is published, or nothing.
+   */
+  addImageLayer(range: KeyRange, lsn: Lsn, source: ImageSource): Promise<void> {
+    const work = this.writeImageLayer(range, lsn, source).finally(() => this.imaging.delete(work));
+    this.imaging.add(work);
+    return work;
+  }
+
+  /**
+   * Everything needed to know `key` at `lsn`, newest first, down to a base. With `floor`, only values above it: for a
+   * caller who has the key at the floor already. What is in memory is collected without waiting.
+   */
+  get(key: Key, lsn: Lsn, floor?: Lsn): Promise<ValueChain> {
+    return TimelineStore.read(this, key, lsn, floor);
+  }
+
+  /**
+   * All keys of a range that exist at `lsn`, in key order, in batches. The layers are those of the moment of the call;
+   * writing and flushing meanwhile change nothing. `lsn` must not be above the last complete record.
+   */
+  scan(range: KeyRange, lsn: Lsn): AsyncIterable<ScanEntry[]> {
+    return scanLevels(range, TimelineStore.levels(this, lsn));
+  }
+
+  /** The layer files, in the order in which they were added. */
+  layers(): readonly LayerDescriptor[] {
+    return this.set.map.layers.map((layer) => layer.descriptor);
+  }
+
+  /** Size of all layer files of this timeline in bytes, without its ancestors. */
+  get physicalBytes(): number {
+    return this.stats.deltaBytes + this.stats.imageBytes;
+  }
+
+  get stats(): StoreStats {
+    const layers = this.layers();
+    const deltas = layers.filter((layer) => layer.kind === LayerKind.Delta);
+    const images = layers.filter((layer) => layer.kind === LayerKind.Image);
+    return {
+      openBytes: this.open.sizeBytes,
+      frozenBytes: this.frozen.reduce((total, layer) => total + layer.sizeBytes, 0),
+      frozenCount: this.frozen.length,
+      deltaBytes: sumBytes(deltas),
+      deltaCount: deltas.length,
+      imageBytes: sumBytes(images),
+      imageCount: images.length,
+      layerCount: layers.length,
+    };
+  }
+
+  /** Waits for writes that are under way and closes the files. What was not flushed is given up. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([this.flushing, ...this.imaging]);
+    await this.set[Symbol.asyncDispose]();
+  }
+
+  private static async read(
+    start: TimelineStore,
+    key: Key,
+    lsn: Lsn,
+    floor: Lsn | undefined,
+  ): Promise<ValueChain> {
+    const callerFloor = floor ?? -1;
+    const chain = new ChainBuilder(lsn, callerFloor);
+    let store = start;
+    let upTo = lsn;
+    for (;;) {
+      const base = await store.collect(key, upTo, chain);
+      if (base !== undefined) return { values: chain.values, base };
+      const { ancestor } = store;
+      if (ancestor === undefined || callerFloor >= ancestor.lsn) break;
+      store = ancestor.store;
+      upTo = lsnMin(upTo, ancestor.lsn);
+      if (chain.below > upTo + 1) chain.below = upTo + 1;
+    }
+    return { values: chain.values, base: floor === undefined ? "missing" : "floor" };
+  }
+
+  /** What a read at `lsn` sees of a timeline and its ancestors at this moment. */
+  private static levels(start: TimelineStore, lsn: Lsn): ScanLevel[] {
+    const levels: ScanLevel[] = [];
+    let store = start;
+    let upTo = lsn;
+    for (;;) {
+      const { open, frozen, prefixes, ancestor } = store;
+      const visibleTo = upTo;
+      const memory = [open, ...frozen].filter((layer) => layer.startLsn <= visibleTo);
+      levels.push({ map: store.set.map, memory, prefixes, upTo });
+      if (ancestor === undefined) return levels;
+      upTo = lsnMin(upTo, ancestor.lsn);
+      store = ancestor.store;
+    }
+  }
+
+  /** What this timeline itself knows of a key; undefined if the ancestor has to be asked. */
+  private async collect(key: Key, upTo: Lsn, chain: ChainBuilder): Promise<ChainBase | undefined> {
+    const callerFloor = chain.floor;
+    const { open, frozen } = this;
+    const { map } = this.set;
+    const image = imageAbove(map, key, upTo, callerFloor);
+    if (image !== undefined) chain.floor = image.endLsn;
+    open.collect(key, chain);
+    for (const layer of frozen) {
+      if (chain.done || layer.endLsn <= chain.floor) break;
+      layer.collect(key, chain);
+    }
+    for (const layer of map.deltas) {
+      if (chain.done || layer.endLsn <= chain.floor) break;
+      if (layer.startLsn < chain.below && rangeContains(layer.range, key)) await layer.collect(key, chain);
+    }
+    if (!chain.done && image !== undefined) {
+      chain.floor = -1;
+      await image.collect(key, chain);
+      if (!chain.done) return "missing";
+    }
+    chain.floor = callerFloor;
+    return chain.done ? "found" : undefined;
+  }
+
+  private async flushAll(): Promise<void> {
+    try {
+      for (let layer = this.frozen.at(-1); layer !== undefined; layer = this.frozen.at(-1)) {
+        await this.flushLayer(layer);
+      }
+    } finally {
+      this.flushing = undefined;
+    }
+  }
+
+  private async flushLayer(layer: MemoryLayer): Promise<void> {
+    this.set.checkUsable();
+    const added = layer.entryCount === 0 ? [] : [await this.writeDeltaLayer(layer)];
+    await this.set.publish(added, layer.endLsn, () => {
+      this.frozen = this.frozen.filter((other) => other !== layer);
+    });
+  }
+
+  private async writeDeltaLayer(layer: MemoryLayer): Promise<NewLayer> {
+    const { set } = this;
+    const { startLsn, endLsn } = layer;
+    const name = set.newName(LayerKind.Delta, startLsn, endLsn);
+    const temporaryPath = set.temporaryPathOf(name);
+    try {
+      const written = await writeDelta(layer, this.prefixes, temporaryPath, this.files);
+      return { temporaryPath, descriptor: { ...written, name, kind: LayerKind.Delta, startLsn, endLsn } };
+    } catch (error) {
+      await set.discard([temporaryPath]);
+      throw error;
+    }
+  }
+
+  private async writeImageLayer(range: KeyRange, lsn: Lsn, source: ImageSource): Promise<void> {
+    const { set } = this;
+    assert(
+      lsn >= this.startLsn && lsn <= this.durableLsn,
+      `images at ${lsn} are not of this timeline's durable part`,
+    );
+    assert(compareToKey(range.from, range.from.block, range.to) < 0, "the range of an image layer is empty");
+    set.checkUsable();
+    const names = new Map<string, string>();
+    const newPath = () => {
+      const name = set.newName(LayerKind.Image, lsn, lsn);
+      names.set(set.temporaryPathOf(name), name);
+      return set.temporaryPathOf(name);
+    };
+    try {
+      const written = await writeImages({ range, lsn, source, newPath }, this.files);
+      const layers = written.map(({ path, ...layer }) => ({
+        temporaryPath: path,
+        descriptor: {
+          ...layer,
+          name: names.get(path) ?? "",
+          kind: LayerKind.Image,
+          startLsn: lsn,
+          endLsn: lsn,
+        },
+      }));
+      await set.publish(layers, this.durableLsn, () => undefined);
+    } catch (error) {
+      await set.discard([...names.keys()]);
+      throw error;
+    }
+  }
+}
+
+/** The image layer to stop at, unless the caller wants to stop earlier. */
+function imageAbove(map: LayerMap, key: Key, upTo: Lsn, floor: number): ReturnType<LayerMap["imageFor"]> {
+  const image = map.imageFor(key, upTo);
+  return image !== undefined && image.endLsn > floor ? image : undefined;
+}
+
+function sumBytes(layers: readonly LayerDescriptor[]): number {
+  return layers.reduce((total, layer) => total + layer.sizeBytes, 0);
+}
