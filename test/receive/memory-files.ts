@@ -45,10 +45,15 @@ export class MemoryFiles implements Files {
     this.direct = direct;
   }
 
-  /** What a machine finds when the power comes back. */
-  losePower(): void {
+  /** Nothing is lost but what the process had in its own memory: handles are dead. */
+  killProcess(): void {
     this.generation++;
     this.openHandles = 0;
+  }
+
+  /** What a machine finds when the power comes back. */
+  losePower(): void {
+    this.killProcess();
     const survivors = new Map<string, Inode>();
     for (const name of new Set([...this.names.keys(), ...this.durableNames.keys()])) {
       const inode = this.random() < 0.5 ? this.names.get(name) : this.durableNames.get(name);

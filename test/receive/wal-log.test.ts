@@ -264,7 +264,7 @@ void test("a failed sync is fatal", async () => {
 });
 
 for (const direct of [false, true]) {
-  void test(`power loss at any moment, ${direct ? "direct" : "ordinary"} files`, async (t) => {
+  void test(`power loss and kills at any moment, ${direct ? "direct" : "ordinary"} files`, async (t) => {
     const seed = Number(process.env["SEED"] ?? Math.floor(Math.random() * 2 ** 31));
     t.diagnostic(`SEED=${seed}`);
     const run = new PowerLossRun(seed, direct);
@@ -298,10 +298,11 @@ class PowerLossRun {
   async round(round: number): Promise<void> {
     const log = await open(this.files, "/wal", this.startLsn);
     await this.compare(log, `round ${round}`);
-    for (let step = this.pick(30); step > 0; step--) await this.step(log, round);
+    for (let step = this.random() < 0.2 ? 0 : this.pick(30); step > 0; step--) await this.step(log, round);
     for (let turns = this.pick(10); turns > 0; turns--) await nextTurn();
     this.durable = log.durableLsn;
-    this.files.losePower();
+    if (this.random() < 0.5) this.files.losePower();
+    else this.files.killProcess();
     await log[Symbol.asyncDispose]();
   }
 
