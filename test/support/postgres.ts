@@ -201,7 +201,7 @@ export class TestPostgres implements AsyncDisposable {
   /** Starts and waits until connections are accepted. Fails with the end of the log. */
   async start(settings: Settings = {}): Promise<void> {
     if (this.process) throw new Error("already running");
-    this.port = await freePort();
+    this.port = Number(settings["port"] ?? 0) || (await freePort());
     const all: Settings = {
       ...settings,
       port: this.port,

@@ -83,15 +83,16 @@ async function copyDatabase(
       { data: { lsn: formatLsn(startLsn), database: source.dbOid } },
     );
   }
-  dropDatabase(ingest, target, endLsn);
-  // Everything up to the record is in the store: what its predecessor left is what the copy sees.
+  // What the predecessor of the record left is what the copy sees. The copied pages are put there, too: nobody asks for
+  // them before the record makes their relations exist.
+  await ingest.persist();
   const asOf = ingest.state.lastRecordLsn;
-  const pages = copiedPages(ingest, source, target, asOf);
-  await ingest.store.addImageLayer(
-    databaseRange(Kind.RelationBlock, target.spcOid, target.dbOid),
-    endLsn,
-    pages,
-  );
+  const range = databaseRange(Kind.RelationBlock, target.spcOid, target.dbOid);
+  await ingest.store.addImageLayer(range, asOf, copiedPages(ingest, source, target, asOf));
+  const mapKey = key(Kind.RelationMap, source);
+  const map = ingest.reconstructor.value(mapKey, (await ingest.store.get(mapKey, asOf)).values);
+  // Only now is anything put, so that no layer ends in the middle of the record.
+  dropDatabase(ingest, target, endLsn);
   for (const relation of ingest.state.relations.ofDatabase(source.spcOid, source.dbOid)) {
     const copy = ingest.state.relations.entry(target.spcOid, target.dbOid, relation.relNumber);
     for (const fork of [Fork.Main, Fork.VisibilityMap, Fork.Init]) {
@@ -99,8 +100,6 @@ async function copyDatabase(
     }
   }
   putDirectory(ingest, target, endLsn);
-  const mapKey = key(Kind.RelationMap, source);
-  const map = ingest.reconstructor.value(mapKey, (await ingest.store.get(mapKey, asOf)).values);
   if (map !== undefined) {
     ingest.putImage(ingest.store.intern(Kind.RelationMap, target.spcOid, target.dbOid, 0, 0), 0, endLsn, map);
     ingest.state.relationMaps.set(`${target.spcOid}/${target.dbOid}`, target);

@@ -65,8 +65,8 @@ function unsupported(record: WalRecord, what: string): NeonError {
   );
 }
 
-/** Refuses what is not understood, then puts everything the record changes except the counters. */
-export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | undefined {
+/** Throws `unsupported` for a record that is not understood. */
+export function checkSupported(record: WalRecord): void {
   const known = KNOWN.get(record.rmgr);
   if (known === undefined) {
     throw unsupported(record, `resource manager ${rmgrName(record.rmgr)} is not supported yet`);
@@ -74,13 +74,15 @@ export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | u
   if (!known.opcodes.includes(record.info & known.mask)) {
     throw unsupported(record, `${rmgrName(record.rmgr)} has no operation 0x${record.info.toString(16)}`);
   }
+  if (record.rmgr === Rmgr.Xlog) refuseCommitTimestamps(record);
+}
+
+/** Puts everything that the record changes except the counters. */
+export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | undefined {
   switch (record.rmgr) {
     case Rmgr.Heap:
     case Rmgr.Heap2:
       clearVisibility(ingest, record);
-      break;
-    case Rmgr.Xlog:
-      refuseCommitTimestamps(record);
       break;
     case Rmgr.Xact:
       ingestXact(ingest, record);

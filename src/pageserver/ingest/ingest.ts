@@ -16,7 +16,7 @@ import { type BlobRef, type KeyHandle, NO_BLOB, type TimelineStore } from "../..
 import type { Reconstructor } from "../read/reconstruct.ts";
 import type { CheckpointState } from "./checkpoint-state.ts";
 import { redoCheckpointState } from "./checkpoint-redo.ts";
-import { ingestRmgr } from "./ingest-rmgr.ts";
+import { checkSupported, ingestRmgr } from "./ingest-rmgr.ts";
 import { Kind, recordWindowKey, windowOfLsn } from "./keyspace.ts";
 import type { OpenRecordWindow } from "./record-index.ts";
 import { NO_FORK, type RelationEntry, type RelationTable } from "./relation-table.ts";
@@ -45,6 +45,7 @@ export class Ingest {
   readonly state: IngestState;
   /** Reads values back, for the few records that copy what is there. */
   readonly reconstructor: Reconstructor;
+  private readonly writeOut: () => Promise<void>;
   private readonly checkpointHandle: KeyHandle;
   private readonly slruHandles: readonly [KeyHandle, KeyHandle, KeyHandle];
   private readonly commitTimeHandle: KeyHandle;
@@ -58,11 +59,14 @@ export class Ingest {
     version: PgVersion;
     state: IngestState;
     reconstructor: Reconstructor;
+    /** Freezes the open layer and makes it durable. */
+    writeOut: () => Promise<void>;
   }) {
     this.store = options.store;
     this.version = options.version;
     this.state = options.state;
     this.reconstructor = options.reconstructor;
+    this.writeOut = options.writeOut;
     this.checkpointHandle = this.store.intern(Kind.CheckpointState, 0, 0, 0, 0);
     this.commitTimeHandle = this.store.intern(Kind.CommitTime, 0, 0, 0, 0);
     this.slruHandles = [
@@ -80,6 +84,8 @@ export class Ingest {
     assert(record.endLsn > this.state.lastRecordLsn, "records are ingested in order");
     this.record = record;
     this.blob = NO_BLOB;
+    checkSupported(record);
+    if (record.blockCount > 0) this.putGaps(record);
     const pending = ingestRmgr(this, record);
     if (pending === undefined) {
       this.finish(record);
@@ -100,8 +106,33 @@ export class Ingest {
 
   /** Before the open layer is frozen: what has been kept back is put. */
   beforeFreeze(): void {
-    this.saveWindow();
+    this.saveWindow(this.state.lastRecordLsn);
     this.checkpointChanges = CHECKPOINT_IMAGE_INTERVAL;
+  }
+
+  /**
+   * Makes room for the blocks that the record names beyond the end of their forks. What lies between the old end and
+   * them is zero pages: tombstones hide what an earlier life of the relation left under their keys. They are put one
+   * byte before the record's end, newer than anything before the record, so they must be put first.
+   */
+  private putGaps(record: WalRecord): void {
+    const lsn = lsnAdd(record.endLsn, -1);
+    let last: RelationEntry | undefined;
+    let lastFork = 0;
+    let end = 0;
+    for (let i = 0; i < record.blockCount; i++) {
+      const block = record.blocks[i] as BlockRef;
+      if (block.fork === Fork.FreeSpaceMap) continue;
+      const relation = this.state.relations.entry(block.spcOid, block.dbOid, block.relNumber);
+      if (relation !== last || block.fork !== lastFork) end = Math.max(0, relation.size(block.fork));
+      last = relation;
+      lastFork = block.fork;
+      const gapEnd = isBaseBlock(block) ? block.blockNumber : block.blockNumber + 1;
+      for (; end < gapEnd; end++) {
+        this.store.put(relation.blockHandle(this.store, block.fork), end, lsn, ValueFlag.Tombstone, NO_BLOB);
+      }
+      end = Math.max(end, block.blockNumber + 1);
+    }
   }
 
   /** Indexes every block that the record names. */
@@ -109,35 +140,14 @@ export class Ingest {
     for (let i = 0; i < record.blockCount; i++) {
       const block = record.blocks[i] as BlockRef;
       if (block.fork === Fork.FreeSpaceMap) continue;
-      this.putBlock(record, block);
+      const relation = this.state.relations.entry(block.spcOid, block.dbOid, block.relNumber);
+      if (block.blockNumber >= relation.size(block.fork)) {
+        this.setSize(relation, block.fork, block.blockNumber + 1, record.endLsn);
+      }
+      const flags = isBaseBlock(block) ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
+      const handle = relation.blockHandle(this.store, block.fork);
+      this.store.put(handle, block.blockNumber, record.endLsn, flags, this.recordBlob());
     }
-  }
-
-  private putBlock(record: WalRecord, block: BlockRef): void {
-    const relation = this.state.relations.entry(block.spcOid, block.dbOid, block.relNumber);
-    const base = block.willInit || (block.hasImage && block.applyImage);
-    if (block.blockNumber >= relation.size(block.fork)) {
-      this.extend(relation, block.fork, block.blockNumber, base, record.endLsn);
-    }
-    const flags = base ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
-    const handle = relation.blockHandle(this.store, block.fork);
-    this.store.put(handle, block.blockNumber, record.endLsn, flags, this.recordBlob());
-  }
-
-  /**
-   * Grows a fork so that it has `blockNumber`. Blocks between the old end and it are zero pages; tombstones hide what
-   * an earlier life of the relation left under their keys.
-   */
-  private extend(relation: RelationEntry, fork: number, blockNumber: number, base: boolean, lsn: Lsn): void {
-    const handle = relation.blockHandle(this.store, fork);
-    const before = Math.max(0, relation.size(fork));
-    // One byte before the record's end: older than what the record itself puts, newer than anything before it.
-    const gapLsn = lsnAdd(lsn, -1);
-    const gapEnd = base ? blockNumber : blockNumber + 1;
-    for (let gap = before; gap < gapEnd; gap++) {
-      this.store.put(handle, gap, gapLsn, ValueFlag.Tombstone, NO_BLOB);
-    }
-    this.setSize(relation, fork, blockNumber + 1, lsn);
   }
 
   /** Records a fork's new size; `NO_FORK` removes the fork. */
@@ -200,16 +210,16 @@ export class Ingest {
 
   private noteRecord(record: WalRecord): void {
     const { window } = this.state;
-    if (window.unsaved && windowOfLsn(record.lsn) !== window.window) this.saveWindow();
+    if (window.unsaved && windowOfLsn(record.lsn) !== window.window) this.saveWindow(record.endLsn);
     window.add(record.lsn);
   }
 
-  private saveWindow(): void {
+  private saveWindow(lsn: Lsn): void {
     const { window } = this.state;
     if (!window.unsaved) return;
     const indexKey = recordWindowKey(window.window);
     const handle = this.store.intern(Kind.RecordIndex, 0, 0, indexKey.relNumber, 0);
-    this.putImage(handle, indexKey.block, this.state.lastRecordLsn, window.save());
+    this.putImage(handle, indexKey.block, lsn, window.save());
   }
 
   private recordBlob(): BlobRef {
@@ -221,9 +231,19 @@ export class Ingest {
     return this.blob;
   }
 
+  /** Writes out everything that was ingested before the current record; to be called before anything of it is put. */
+  persist(): Promise<void> {
+    return this.writeOut();
+  }
+
   private appendU32(value: number): BlobRef {
     const bytes = new Uint8Array(4);
     new DataView(bytes.buffer).setUint32(0, value, true);
     return this.store.append(bytes, 0, 4);
   }
+}
+
+/** True if nothing older than the record is needed to know the block. */
+function isBaseBlock(block: BlockRef): boolean {
+  return block.willInit || block.applyImage;
 }
