@@ -6,9 +6,8 @@
  * record's, which Postgres makes because it starts from files of unknown age, is not needed. Every block can be redone
  * by itself: no record reads one page to change another.
  */
-import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
-import { formatLsn } from "../../base/lsn.ts";
-import { Fork, Rmgr, rmgrName } from "../constants.ts";
+import { assert } from "../../base/errors.ts";
+import { Fork, Rmgr } from "../constants.ts";
 import {
   type PageBuffer,
   checkPageHeader,
@@ -24,8 +23,8 @@ import type { RedoContext } from "./context.ts";
 import { redoGeneric } from "./generic.ts";
 import { redoHeap } from "./heap.ts";
 import { redoHeap2 } from "./heap2.ts";
+import { locateRecord, unknownRecord } from "./record-errors.ts";
 import { redoSequence } from "./sequence.ts";
-import { unknownRecord } from "./unknown-record.ts";
 import { redoXlog } from "./xlog.ts";
 
 /**
@@ -50,7 +49,7 @@ export function redoBlock(
   try {
     apply(page, record, block, context);
   } catch (error) {
-    throw located(error, record, block);
+    throw locateRecord(error, record, block);
   }
 }
 
@@ -111,18 +110,4 @@ function redoOf(page: PageBuffer, record: WalRecord, block: BlockRef, context: R
     default:
       return unknownRecord(record);
   }
-}
-
-/** The error with what a reader needs to find the record and the page. Errors that are bugs of ours stay as they are. */
-function located(error: unknown, record: WalRecord, block: BlockRef): unknown {
-  if (!(error instanceof NeonError) || error.code !== ErrorCode.Corrupt) return error;
-  const rmgr = rmgrName(record.rmgr);
-  const info = `0x${record.info.toString(16).padStart(2, "0")}`;
-  const lsn = formatLsn(record.lsn);
-  const page = `${block.spcOid}/${block.dbOid}/${block.relNumber} fork ${block.fork} block ${block.blockNumber}`;
-  return new NeonError(
-    ErrorCode.Corrupt,
-    `redo of WAL record ${rmgr} ${info} at ${lsn} on ${page}: ${error.message}`,
-    { data: { ...error.data, rmgr, info, lsn, block_id: block.id, page }, cause: error },
-  );
 }

@@ -36,7 +36,7 @@ import { redoDedup, redoSplit } from "./btree-rebuild.ts";
 import { TID_SIZE, formPostingWithout, restoreItems, setTidBlock, swapPosting } from "./btree-tuple.ts";
 import type { RedoContext } from "./context.ts";
 import { blockData, checkPayloadEnd, checkRoom, initPage, mainData, unexpectedBlock } from "./payload.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 
 const BtreeOp = {
   InsertLeaf: 0x00,

@@ -8,7 +8,7 @@ import type { PgVersion } from "../versions/version.ts";
 import type { WalRecord } from "../wal/record.ts";
 import { PayloadCursor } from "./payload-cursor.ts";
 import { segmentPrecedes } from "./slru-order.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 import { type XactRecord, parseXactRecord } from "./xact.ts";
 
 const XIDS_PER_PAGE = PAGE_SIZE * 4;

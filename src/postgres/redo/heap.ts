@@ -26,7 +26,7 @@ import {
 } from "./heap-tuple.ts";
 import { HEAP_INIT_PAGE, HEAP_OP_MASK, DeleteFlag, HeapOp, InsertFlag, UpdateFlag } from "./heap-format.ts";
 import { blockData, findBlock, initPage, mainData, requireBlock, unexpectedBlock } from "./payload.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 import { clearNamedVisibility } from "./visibility.ts";
 
 /** Applies a heap record to one of its pages; returns whether the page gets the record's LSN. */

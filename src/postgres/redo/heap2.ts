@@ -26,7 +26,7 @@ import {
   requireBlock,
   unexpectedBlock,
 } from "./payload.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 import { VisibilityBit, clearNamedVisibility, mapBlockOf, setVisibilityBits } from "./visibility.ts";
 
 const PruneFlag = {

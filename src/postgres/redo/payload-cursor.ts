@@ -1,9 +1,9 @@
 /** Reads a record's main data from front to back, where its layout depends on its content. Little-endian. */
-import { type NeonError, corrupt } from "../../base/errors.ts";
-import { type Lsn, formatLsn, lsnFromWords } from "../../base/lsn.ts";
-import { rmgrName } from "../constants.ts";
+import { NeonError, assert, corrupt } from "../../base/errors.ts";
+import { type Lsn, lsnFromWords } from "../../base/lsn.ts";
 import type { PgVersion } from "../versions/version.ts";
 import type { WalRecord } from "../wal/record.ts";
+import { locateRecord } from "./record-errors.ts";
 
 /** Milliseconds from 1970 to 2000, where Postgres' time begins. */
 const EPOCH_2000_MS = 946_684_800_000;
@@ -26,18 +26,11 @@ export class PayloadCursor {
     this.at = this.start;
   }
 
-  /** An error that says which record it is about. */
+  /** An error that says which record it is about, and where in its main data. */
   corrupt(message: string): NeonError {
-    const { record } = this;
-    const rmgr = rmgrName(record.rmgr);
-    const info = `0x${record.info.toString(16).padStart(2, "0")}`;
-    const lsn = formatLsn(record.lsn);
-    return corrupt(`WAL record ${rmgr} ${info} at ${lsn}: ${message}`, {
-      rmgr,
-      info,
-      lsn,
-      offset: this.at - this.start,
-    });
+    const error = locateRecord(corrupt(message, { offset: this.at - this.start }), this.record);
+    assert(error instanceof NeonError, "a located error stays what it is");
+    return error;
   }
 
   private take(size: number): number {
@@ -75,7 +68,11 @@ export class PayloadCursor {
   lsn(): Lsn {
     const at = this.take(8);
     const { view } = this.record;
-    return lsnFromWords(view.getUint32(at + 4, true), view.getUint32(at, true));
+    try {
+      return lsnFromWords(view.getUint32(at + 4, true), view.getUint32(at, true));
+    } catch (error) {
+      throw locateRecord(error, this.record);
+    }
   }
 
   /** A time of Postgres (i64, microseconds since 2000) in milliseconds since 1970, with a fraction. */

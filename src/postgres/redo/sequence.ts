@@ -9,7 +9,7 @@ import type { BlockRef, WalRecord } from "../wal/record.ts";
 import type { RedoContext } from "./context.ts";
 import { TUPLE_HEADER_SIZE } from "./heap-tuple.ts";
 import { initPage, mainData, unexpectedBlock } from "./payload.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 
 const SEQUENCE_LOG = 0x00;
 const SEQUENCE_MAGIC = 0x1717;

@@ -8,7 +8,7 @@
  * indexes records by page asks `forEachImplicitVisibilityClear` which map pages they change, and applies them with
  * `redoImplicitVisibility`. Later records name it (the new form) unless its bits were clear already.
  */
-import { PAGE_SIZE, Fork, Rmgr } from "../constants.ts";
+import { PAGE_SIZE, Rmgr } from "../constants.ts";
 import { PAGE_HEADER_SIZE, type PageBuffer, isNewPage, pageInit } from "../page/layout.ts";
 import type { BlockRef, WalRecord } from "../wal/record.ts";
 import {
@@ -21,6 +21,7 @@ import {
   UpdateFlag,
 } from "./heap-format.ts";
 import { findBlock, mainData, requireBlock, unexpectedBlock } from "./payload.ts";
+import { locateRecord } from "./record-errors.ts";
 
 /** Heap pages whose bits are on one page of the map. */
 export const HEAP_BLOCKS_PER_MAP_PAGE = (PAGE_SIZE - PAGE_HEADER_SIZE) * 4;
@@ -84,8 +85,20 @@ export function truncateVisibilityPage(page: PageBuffer, heapBlocks: number): vo
 /** `relation` names the table (its `spcOid`, `dbOid`, `relNumber`); `mask` is of `VisibilityBit`. */
 export type VisibilityClear = (relation: BlockRef, heapBlock: number, mask: number) => void;
 
-/** Calls `emit` for each heap page whose map bits a heap record clears without naming the map page. */
+/**
+ * Calls `emit` for each heap page whose map bits a heap record clears without naming the map page. Throws `corrupt` with
+ * the record's LSN.
+ */
 export function forEachImplicitVisibilityClear(record: WalRecord, emit: VisibilityClear): void {
+  if (record.rmgr !== Rmgr.Heap && record.rmgr !== Rmgr.Heap2) return;
+  try {
+    implicitClears(record, emit);
+  } catch (error) {
+    throw locateRecord(error, record);
+  }
+}
+
+function implicitClears(record: WalRecord, emit: VisibilityClear): void {
   if (record.rmgr === Rmgr.Heap) {
     const operation = record.info & HEAP_OP_MASK;
     if (operation === HeapOp.Update || operation === HeapOp.HotUpdate) {
@@ -178,9 +191,4 @@ function clearNamedByUpdate(page: PageBuffer, record: WalRecord, block: BlockRef
     changed = clearVisibilityBits(page, newHeap, VisibilityBit.Both) || changed;
   }
   return changed;
-}
-
-/** True if a block reference is to a page of a visibility map. */
-export function isMapBlock(block: BlockRef): boolean {
-  return block.fork === Fork.VisibilityMap;
 }

@@ -19,7 +19,7 @@ import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../versions/version.ts";
 import type { WalRecord } from "../wal/record.ts";
 import { PayloadCursor } from "./payload-cursor.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 
 export const XactOp = {
   Commit: 0x00,
@@ -43,6 +43,8 @@ const XINFO = {
   GlobalId: 0x080,
   DroppedStats: 0x100,
 } as const;
+/** The parts above, and bits that come without one: 0x040, and the highest three for caches and synchronous commit. */
+const XINFO_KNOWN = 0xe00001ff;
 const INVALIDATION_SIZE = 16;
 const RELATION_SIZE = 12;
 
@@ -126,6 +128,7 @@ function parseEnd(record: WalRecord, version: PgVersion, kind: EndKind): XactRec
   const cursor = new PayloadCursor(record);
   const timestamp = cursor.postgresTime();
   const xinfo = record.info & HAS_XINFO ? cursor.u32() : 0;
+  if ((xinfo & ~XINFO_KNOWN) !== 0) unknownRecord(record);
   if (xinfo & XINFO.Database) cursor.skip(8);
   const subxids = xinfo & XINFO.Subxids ? readXids(cursor, cursor.count(4)) : NOTHING;
   const droppedRelations =

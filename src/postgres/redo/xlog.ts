@@ -7,7 +7,7 @@ import { corrupt } from "../../base/errors.ts";
 import type { PageBuffer } from "../page/layout.ts";
 import type { BlockRef, WalRecord } from "../wal/record.ts";
 import type { RedoContext } from "./context.ts";
-import { unknownRecord } from "./unknown-record.ts";
+import { unknownRecord } from "./record-errors.ts";
 
 const XlogOp = { FullPageImageForHint: 0xa0, FullPageImage: 0xb0 } as const;
 
