@@ -17,7 +17,10 @@ export default class Branch extends BaseCommand {
   static override examples = [
     { description: "The tree of branches", command: "<%= config.bin %> branch" },
     { description: "Fork main as it is now", command: "<%= config.bin %> branch dev" },
-    { description: "Fork main as it was ten minutes ago", command: "<%= config.bin %> branch before main@10m" },
+    {
+      description: "Fork main as it was ten minutes ago",
+      command: "<%= config.bin %> branch before main@10m",
+    },
     { description: "Fork another branch at an LSN", command: "<%= config.bin %> branch fix dev@0/1A2B3C8" },
     { description: "Fork at a time", command: "<%= config.bin %> branch noon main@2026-11-21T12:00:00Z" },
     { description: "Delete, rename", command: "<%= config.bin %> branch -d dev" },
@@ -28,8 +31,8 @@ export default class Branch extends BaseCommand {
     point: stringArg({ description: "Where it starts (default: the end of main); with -m the new name." }),
   };
   static override flags = {
-    delete: boolean({ char: "d", summary: "Delete branch NAME.", exclusive: ["move"] }),
-    move: boolean({ char: "m", summary: "Rename branch NAME to the second argument." }),
+    delete: boolean({ default: false, char: "d", summary: "Delete branch NAME.", exclusive: ["move"] }),
+    move: boolean({ default: false, char: "m", summary: "Rename branch NAME to the second argument." }),
   };
 
   async run(): Promise<JsonFields> {
@@ -127,4 +130,3 @@ export default class Branch extends BaseCommand {
 function missingArgument(message: string): NeonError {
   return new NeonError(ErrorCode.Usage, message, { hint: "See `neon branch --help`." });
 }
-

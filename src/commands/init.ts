@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { string as stringArg } from "@oclif/core/args";
 import { integer, string as stringFlag } from "@oclif/core/flags";
 import { formatLsn } from "../base/lsn.ts";
@@ -36,7 +37,6 @@ export default class Init extends BaseCommand {
 
   async run(): Promise<JsonFields> {
     const { args, flags } = await this.parse(Init);
-    const { resolve } = await import("node:path");
     const { parseTenantId, newTenantId } = await import("../base/ids.ts");
     const { randomBytes } = await import("node:crypto");
     const { initRepository, MAIN_BRANCH } = await import("../compute/init-repository.ts");

@@ -20,8 +20,8 @@ export default class Logs extends BaseCommand {
   };
   static override flags = {
     lines: integer({ char: "n", summary: "How many lines from the end.", default: DEFAULT_LINES, min: 0 }),
-    follow: boolean({ char: "f", summary: "Go on with what is appended, until Ctrl-C." }),
-    raw: boolean({ summary: "Lines as they are in the file." }),
+    follow: boolean({ default: false, char: "f", summary: "Go on with what is appended, until Ctrl-C." }),
+    raw: boolean({ default: false, summary: "Lines as they are in the file." }),
   };
 
   async run(): Promise<JsonFields> {
@@ -51,7 +51,10 @@ export default class Logs extends BaseCommand {
       if (systemCode(error) !== "ENOENT") throw error;
       const who = args.name === undefined ? "the pageserver" : `compute "${args.name}"`;
       throw new NeonError(ErrorCode.NotFound, `${who} has no log yet`, {
-        hint: args.name === undefined ? "Start it with `neon start`." : `Start it: \`neon pg start ${args.name}\`.`,
+        hint:
+          args.name === undefined
+            ? "Start it with `neon start`."
+            : `Start it: \`neon pg start ${args.name}\`.`,
       });
     }
   }

@@ -9,7 +9,7 @@ export default class Start extends BaseCommand {
     "Side effects: a process that goes on in the background; its log is .neon/pageserver/pageserver.log.";
   static override examples = ["<%= config.bin %> start", "<%= config.bin %> start --all"];
   static override flags = {
-    all: boolean({ summary: "Start every compute as well." }),
+    all: boolean({ default: false, summary: "Start every compute as well." }),
   };
 
   async run(): Promise<JsonFields> {
@@ -32,7 +32,9 @@ export default class Start extends BaseCommand {
     const idle = all.filter((compute) => compute.state !== "running");
     if (!flags.all && idle.length > 0) {
       const names = idle.map((compute) => compute.name).join(", ");
-      this.say(`Not running: ${names}. Start one with \`neon pg start NAME\`, all with \`neon start --all\`.`);
+      this.say(
+        `Not running: ${names}. Start one with \`neon pg start NAME\`, all with \`neon start --all\`.`,
+      );
     }
     const startedComputes = [];
     for (const compute of flags.all ? idle : []) {

@@ -17,10 +17,10 @@ export default class Status extends BaseCommand {
     const { flags } = await this.parse(Status);
     const repository = await this.findRepository(flags);
     const { PageserverProcess } = await import("../compute/pageserver-process.ts");
-    const { computesOf, computeJson } = await import("./shared/computes.ts");
+    const { computesOf, computeJson, listComputes } = await import("./shared/computes.ts");
     const client = await this.pageserverOf(repository, flags);
     const server = await new PageserverProcess(repository).inspect();
-    const computes = await computesOf(repository, client).list();
+    const computes = await listComputes(computesOf(repository, client), client);
     const branches = server.state === "running" ? await client.listBranches() : [];
 
     this.print(serverLine(server));
@@ -79,7 +79,9 @@ function computeLines(computes: readonly ComputeInfo[]): string {
       compute.name,
       compute.branch,
       compute.state,
-      compute.mode === "read-only" ? `read-only at ${formatLsn(compute.lsn)}` : `read-write, ${compute.commit}`,
+      compute.mode === "read-only"
+        ? `read-only at ${formatLsn(compute.lsn)}`
+        : `read-write, ${compute.commit}`,
       `${compute.host}:${compute.port}`,
     ]),
   );

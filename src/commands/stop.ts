@@ -8,7 +8,7 @@ export default class Stop extends BaseCommand {
     "either, but the next start takes longer.";
   static override examples = ["<%= config.bin %> stop", "<%= config.bin %> stop --force"];
   static override flags = {
-    force: boolean({ char: "f", summary: "Do not wait for a clean end: kill what runs." }),
+    force: boolean({ default: false, char: "f", summary: "Do not wait for a clean end: kill what runs." }),
   };
 
   async run(): Promise<JsonFields> {

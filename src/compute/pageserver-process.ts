@@ -110,7 +110,10 @@ export class PageserverProcess {
           throw new NeonError(
             ErrorCode.Timeout,
             `the pageserver (process ${pid}) has not ended within ${timeoutMs / 1000} s`,
-            { hint: "Run `neon stop` again to wait longer, or `neon stop --force`; no data is lost.", data: { pid } },
+            {
+              hint: "Run `neon stop` again to wait longer, or `neon stop --force`; no data is lost.",
+              data: { pid },
+            },
           );
         }
         options.onWait?.("stopping");
@@ -147,7 +150,10 @@ export class PageserverProcess {
   private async writeServerConfig(): Promise<void> {
     const path = join(this.repository.pageserverDirectory, "pageserver.toml");
     const { listen, authToken } = this.repository.config.pageserver;
-    const before = readTextOr(path, "# Settings of the pageserver. `neon start` writes listen and auth_token.\n");
+    const before = readTextOr(
+      path,
+      "# Settings of the pageserver. `neon start` writes listen and auth_token.\n",
+    );
     let text = setTomlValue(before, ["listen"], listen);
     text = setTomlValue(text, ["auth_token"], authToken);
     if (text !== before) await writeFileAtomically(path, text, 0o600);
@@ -156,10 +162,14 @@ export class PageserverProcess {
   private async checkPort(): Promise<void> {
     const address = parseListenAddress(this.repository.config.pageserver.listen);
     if (!address || (await portIsFree(address.port))) return;
-    throw new NeonError(ErrorCode.Resource, `port ${address.port}, where the pageserver should listen, is in use`, {
-      hint: "End the program that uses it, or choose another: `neon config set pageserver.listen 127.0.0.1:PORT`.",
-      data: { port: address.port },
-    });
+    throw new NeonError(
+      ErrorCode.Resource,
+      `port ${address.port}, where the pageserver should listen, is in use`,
+      {
+        hint: "End the program that uses it, or choose another: `neon config set pageserver.listen 127.0.0.1:PORT`.",
+        data: { port: address.port },
+      },
+    );
   }
 
   private spawnServer(): Child {
@@ -209,7 +219,10 @@ export class PageserverProcess {
         throw new NeonError(
           ErrorCode.Timeout,
           `the pageserver (process ${pid}) runs, but does not answer at ${pageserverUrl(this.repository.config)}`,
-          { hint: "Its log may say why: `neon logs`. `neon stop --force` ends it without loss.", data: { pid } },
+          {
+            hint: "Its log may say why: `neon logs`. `neon stop --force` ends it without loss.",
+            data: { pid },
+          },
         );
       }
       options.onWait?.(state ?? "starting");
@@ -227,10 +240,12 @@ export class PageserverProcess {
   }
 
   private startFailure(what: string, logStart: number): NeonError {
-    const reason = lastLogMessage(readTextOr(this.logPath, "").slice(logStart));
-    return new NeonError(ErrorCode.Failed, `the pageserver did not start: ${reason ?? what}`, {
-      hint: `Its log says more: \`neon logs\` (${this.logPath}).`,
-    });
+    const reason = lastFailure(readTextOr(this.logPath, "").slice(logStart));
+    return new NeonError(
+      reason?.code ?? ErrorCode.Failed,
+      `the pageserver did not start: ${reason?.message ?? what}`,
+      { hint: reason?.hint ?? `Its log says more: \`neon logs\` (${this.logPath}).` },
+    );
   }
 }
 
@@ -252,22 +267,37 @@ function sendSignal(pid: number, signal: NodeJS.Signals): void {
   } catch (error) {
     // It may have ended by itself just now.
     if (systemCode(error) === "ESRCH") return;
-    throw new NeonError(ErrorCode.Resource, `cannot stop the pageserver (process ${pid}): ${messageOf(error)}`, {
-      hint: "It was started by another user: stop it as that user.",
-      cause: error,
-    });
+    throw new NeonError(
+      ErrorCode.Resource,
+      `cannot stop the pageserver (process ${pid}): ${messageOf(error)}`,
+      {
+        hint: "It was started by another user: stop it as that user.",
+        cause: error,
+      },
+    );
   }
 }
 
-/** The last thing a log says: the message of a line of JSON, or a line as it is. */
-function lastLogMessage(log: string): string | undefined {
+interface LoggedFailure {
+  readonly message: string;
+  readonly code: ErrorCode | undefined;
+  readonly hint: string | undefined;
+}
+
+/** How many lines from the end of the log are searched for a reason. */
+const LOG_LINES_MAX = 50;
+
+/** The last failure that the log tells of: the server logs JSON, Node itself logs text. */
+function lastFailure(log: string): LoggedFailure | undefined {
   const lines = log.split("\n").filter((line) => line.trim() !== "");
-  for (const line of lines.reverse().slice(0, 20)) {
+  for (const line of lines.reverse().slice(0, LOG_LINES_MAX)) {
     try {
-      const value = JSON.parse(line) as { level?: unknown; msg?: unknown };
-      if (Number(value.level) >= 50 && typeof value.msg === "string") return value.msg;
+      const { level, msg, code, hint } = JSON.parse(line) as Record<string, unknown>;
+      if (Number(level) < 50 || typeof msg !== "string") continue;
+      const known = Object.values(ErrorCode).find((value) => value === code);
+      return { message: msg, code: known, hint: typeof hint === "string" ? hint : undefined };
     } catch {
-      if (/error/i.test(line)) return line.trim();
+      if (/^\S*error\b/i.test(line)) return { message: line.trim(), code: undefined, hint: undefined };
     }
   }
   return undefined;

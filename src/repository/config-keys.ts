@@ -64,6 +64,12 @@ export const CONFIG_KEYS: readonly ConfigKey[] = [
     problem: (value) => (isAbsolute(String(value)) ? undefined : "an absolute path is wanted"),
   },
   {
+    path: "run_as",
+    type: "text",
+    description: "User that Postgres runs as when neon is run by root. Unset: postgres, else nobody.",
+    problem: (value) => (/^[^\s:/]+$/.test(String(value)) ? undefined : "the name of a user is wanted"),
+  },
+  {
     path: "pageserver.listen",
     type: "text",
     required: true,

@@ -14,6 +14,8 @@ export interface NeonConfig {
   readonly defaultTenantId: TenantId;
   readonly pgVersion: number;
   readonly pgBin?: string;
+  /** User of Postgres when run by root. */
+  readonly runAs?: string;
   readonly pageserver: {
     /** `host:port`. */
     readonly listen: string;
@@ -64,10 +66,12 @@ export function configFromSettings(settings: ConfigSettings): NeonConfig {
     }
   }
   const pgBin = settings.get("pg_bin");
+  const runAs = settings.get("run_as");
   return {
     defaultTenantId: parseTenantId(String(settings.get("default_tenant_id"))),
     pgVersion: Number(settings.get("pg_version")),
     ...(pgBin === undefined ? {} : { pgBin: String(pgBin) }),
+    ...(runAs === undefined ? {} : { runAs: String(runAs) }),
     pageserver: {
       listen: String(settings.get("pageserver.listen")),
       authToken: String(settings.get("pageserver.auth_token")),

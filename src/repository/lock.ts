@@ -66,7 +66,7 @@ export function tryLock(path: string): Lock | { readonly heldBy: number } {
   const own = claimName();
   const claim = join(path, own);
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    mkdirSync(path, { recursive: true });
     writeFileSync(claim, "", { flag: "wx", mode: 0o600 });
   } catch (error) {
     // The directory may vanish only when its repository does.

@@ -95,7 +95,9 @@ export class Repository {
   static async create(root: string, config: NeonConfig): Promise<Repository> {
     const directory = join(root, DIRECTORY);
     try {
-      await mkdir(directory, { recursive: true, mode: 0o755 });
+      await mkdir(directory, { recursive: true });
+      // Run by root, Postgres is another user, who has to get to the computes; what is secret has modes of its own.
+      if (process.getuid?.() === 0) await chmod(directory, 0o755);
       await writeFileAtomically(join(directory, INIT_MARKER), `${process.pid}\n`, 0o644);
       await mkdir(join(directory, "computes"), { recursive: true });
       await mkdir(join(directory, "pageserver"), { recursive: true, mode: 0o700 });

@@ -4,7 +4,8 @@ import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
 
 export default class ConfigGet extends BaseCommand {
   static override summary = "Print one setting.";
-  static override description = "The value alone, secrets included. A setting that nothing sets is not found (exit code 3).";
+  static override description =
+    "The value alone, secrets included. A setting that nothing sets is not found (exit code 3).";
   static override examples = [
     "<%= config.bin %> config get pageserver.listen",
     "<%= config.bin %> config get computes.main.port",

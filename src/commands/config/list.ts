@@ -8,7 +8,7 @@ export default class ConfigList extends BaseCommand {
     "either. Every key is explained in .neon.example.toml.";
   static override examples = ["<%= config.bin %> config list", "<%= config.bin %> config list --json"];
   static override flags = {
-    "show-secrets": boolean({ summary: "Print tokens and passwords too." }),
+    "show-secrets": boolean({ default: false, summary: "Print tokens and passwords too." }),
   };
 
   async run(): Promise<JsonFields> {

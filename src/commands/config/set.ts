@@ -18,7 +18,7 @@ export default class ConfigSet extends BaseCommand {
     value: stringArg({ description: "The new value." }),
   };
   static override flags = {
-    unset: boolean({ summary: "Remove the setting, so that its default holds." }),
+    unset: boolean({ default: false, summary: "Remove the setting, so that its default holds." }),
   };
 
   async run(): Promise<JsonFields> {

@@ -33,7 +33,7 @@ export default class PgCreate extends BaseCommand {
       summary: "Who makes COMMIT durable (default: remote).",
       options: ["remote", "local"] as const,
     })(),
-    "no-start": boolean({ summary: "Create it without starting it." }),
+    "no-start": boolean({ default: false, summary: "Create it without starting it." }),
   };
 
   async run(): Promise<JsonFields> {

@@ -7,10 +7,13 @@ export default class PgDestroy extends BaseCommand {
   static override description =
     "A compute is disposable: `neon pg create` makes it again at the end of its branch. One that runs has to be " +
     "stopped first, or --force kills it.";
-  static override examples = ["<%= config.bin %> pg destroy look", "<%= config.bin %> pg destroy dev --force"];
+  static override examples = [
+    "<%= config.bin %> pg destroy look",
+    "<%= config.bin %> pg destroy dev --force",
+  ];
   static override args = { name: stringArg({ description: "Name of the compute.", required: true }) };
   static override flags = {
-    force: boolean({ char: "f", summary: "Kill it if it runs." }),
+    force: boolean({ default: false, char: "f", summary: "Kill it if it runs." }),
   };
 
   async run(): Promise<JsonFields> {
@@ -25,7 +28,9 @@ export default class PgDestroy extends BaseCommand {
     await computes.destroy(args.name, { force: flags.force });
     progress.end();
     this.print(`Removed compute ${args.name}`);
-    this.say(`Branch ${compute.branch} is as before. Again: neon pg create ${args.name} --branch ${compute.branch}`);
+    this.say(
+      `Branch ${compute.branch} is as before. Again: neon pg create ${args.name} --branch ${compute.branch}`,
+    );
     return { name: args.name, branch: compute.branch };
   }
 }

@@ -11,7 +11,7 @@ export default class PgStart extends BaseCommand {
   static override examples = ["<%= config.bin %> pg start main", "<%= config.bin %> pg start --all"];
   static override args = { name: stringArg({ description: "Name of the compute, or of a branch." }) };
   static override flags = {
-    all: boolean({ summary: "Start every compute that there is." }),
+    all: boolean({ default: false, summary: "Start every compute that there is." }),
     port: integer({ char: "p", summary: "Another TCP port than before.", helpValue: "PORT" }),
   };
 

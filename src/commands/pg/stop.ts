@@ -12,7 +12,7 @@ export default class PgStop extends BaseCommand {
   static override examples = ["<%= config.bin %> pg stop dev", "<%= config.bin %> pg stop --all"];
   static override args = { name: stringArg({ description: "Name of the compute." }) };
   static override flags = {
-    all: boolean({ summary: "Stop every compute." }),
+    all: boolean({ default: false, summary: "Stop every compute." }),
     mode: option({
       char: "m",
       summary: "fast ends sessions and writes a checkpoint; immediate does neither.",

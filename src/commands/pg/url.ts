@@ -5,7 +5,10 @@ export default class PgUrl extends BaseCommand {
   static override summary = "Print the connection string of a compute.";
   static override examples = [
     "<%= config.bin %> pg url main",
-    { description: "For an application", command: 'DATABASE_URL="$(<%= config.bin %> pg url dev)" npm start' },
+    {
+      description: "For an application",
+      command: 'DATABASE_URL="$(<%= config.bin %> pg url dev)" npm start',
+    },
   ];
   static override args = { name: stringArg({ description: "Name of the compute.", required: true }) };
 

@@ -15,7 +15,10 @@ export interface TreeBranch {
 }
 
 /** Children in the order in which they leave their parent. Not recursive: a chain of branches may be long. */
-export function formatBranchTree(branches: readonly TreeBranch[], annotate: (name: string) => string): string {
+export function formatBranchTree(
+  branches: readonly TreeBranch[],
+  annotate: (name: string) => string,
+): string {
   const byTimeline = new Map<string, TreeBranch[]>();
   const known = new Set(branches.map((branch) => branch.timelineId));
   const roots: TreeBranch[] = [];

@@ -8,7 +8,7 @@ import type { JsonFields } from "./base-command.ts";
 import { formatTable, paint } from "./output.ts";
 import type { Progress } from "./progress.ts";
 
-/** `progress` shows the steps of starting and stopping. Binaries are looked for only when a Postgres is to be run. */
+/** `progress` shows the steps of starting and stopping. */
 export function computesOf(
   repository: Repository,
   client: PageserverClient,
@@ -17,10 +17,7 @@ export function computesOf(
   return new ComputeManager({
     repository,
     client,
-    binaries: async () => {
-      const { findBinaries } = await import("../../compute/binaries.ts");
-      return findBinaries({ configured: repository.config.pgBin, major: repository.config.pgVersion });
-    },
+    runAs: repository.config.runAs,
     events: {
       caution: (text) => {
         progress?.pause();
@@ -62,6 +59,21 @@ export function computeTable(computes: readonly ComputeInfo[]): string {
       compute.uri,
     ]),
   );
+}
+
+/** All computes, each with the name that its branch has now; with the last known name where nobody answers. */
+export async function listComputes(
+  computes: ComputeManager,
+  client: PageserverClient,
+): Promise<ComputeInfo[]> {
+  const list = await computes.list();
+  if (list.length === 0) return list;
+  try {
+    const names = new Map((await client.listBranches()).map((branch) => [branch.timelineId, branch.name]));
+    return list.map((compute) => ({ ...compute, branch: names.get(compute.timelineId) ?? compute.branch }));
+  } catch {
+    return list;
+  }
 }
 
 /** Starts a compute; where only a branch of that name exists, creates the compute first. */

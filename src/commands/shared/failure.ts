@@ -1,4 +1,5 @@
 /** Turns whatever was thrown into what the user gets to see: a code, a message, a hint and an exit code. */
+import { stripVTControlCharacters } from "node:util";
 import { AssertionError, ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
 
 export interface Failure {
@@ -89,9 +90,8 @@ function isParseError(error: unknown): error is Error {
 }
 
 function usageFailure(error: Error, commandName: string): Failure {
-  const message = error.message
+  const message = stripVTControlCharacters(error.message)
     .replace(/\n?See more help with --help/, "")
-    .replaceAll(/\u001b\[[0-9;]*m/g, "")
     .replace(/^The following errors? occurred:\s*/, "")
     .trim();
   return {

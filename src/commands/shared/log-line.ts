@@ -21,14 +21,19 @@ export function formatLogLine(line: string): string {
   } catch {
     return line;
   }
-  const level = LEVELS[Number(entry["level"])] ?? String(entry["level"] ?? "");
+  const level = LEVELS[Number(entry["level"])] ?? "     ";
   const severe = Number(entry["level"]) >= 50;
   const details = Object.entries(entry)
     .filter(([key]) => !HIDDEN.has(key))
     .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`);
   const error = entry["err"];
-  if (typeof error === "object" && error !== null && "stack" in error) details.push(`\n${String(error.stack)}`);
-  const text = [timeText(entry["time"]), severe ? paint("red", level) : level, String(entry["msg"] ?? "")];
+  if (typeof error === "object" && error !== null && "stack" in error)
+    details.push(`\n${String(error.stack)}`);
+  const text = [
+    timeText(entry["time"]),
+    severe ? paint("red", level) : level,
+    typeof entry["msg"] === "string" ? entry["msg"] : "",
+  ];
   return [...text, details.length > 0 ? paint("dim", details.join(" ")) : ""].join(" ").trimEnd();
 }
 

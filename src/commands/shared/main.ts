@@ -5,10 +5,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Config } from "@oclif/core/config";
-import { Help } from "@oclif/core/help";
 import type { PJSON } from "@oclif/core/interfaces";
 import { settings } from "@oclif/core/settings";
 import { UnknownCommandError, failureOf } from "./failure.ts";
+import { NeonHelp } from "./neon-help.ts";
 import { reportFailure } from "./output.ts";
 import { nearest } from "./suggest.ts";
 
@@ -22,8 +22,14 @@ export const COMMAND_DISCOVERY: NonNullable<PJSON["oclif"]["commands"]> = {
 /** package.json as oclif wants it. */
 export function packageJson(root: string): PJSON {
   const parsed = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as PJSON;
-  return { ...parsed, oclif: { ...parsed.oclif, commands: COMMAND_DISCOVERY } };
+  const topics = { ...parsed.oclif.topics, ...TOPICS };
+  return { ...parsed, oclif: { ...parsed.oclif, commands: COMMAND_DISCOVERY, topics } };
 }
+
+const TOPICS = {
+  config: { description: "Settings of the repository: list, get, set" },
+  pg: { description: "Postgres computes on branches: create, start, stop, list, connect" },
+};
 
 /** Runs the command line; sets `process.exitCode` and never throws. `root` is the directory of package.json. */
 export async function main(argv: readonly string[], root: string): Promise<void> {
@@ -54,19 +60,19 @@ async function dispatch(argv: string[], root: string): Promise<void> {
     const subject = words[0] === "help" ? words.slice(1) : words;
     const target = longestId(config, subject);
     if (subject.length > 0 && target.id === "") throw unknownCommand(config, subject);
-    await new Help(config, helpOptions).showHelp(target.id === "" ? [] : target.id.split(":"));
+    await new NeonHelp(config, HELP_OPTIONS).showHelp(target.id === "" ? [] : target.id.split(":"));
     return;
   }
   if (!command) {
     const isTopic = id !== "" && used === words.length;
     if (!isTopic) throw unknownCommand(config, words.length > 0 ? words : [argv[0] ?? ""]);
-    await new Help(config, helpOptions).showHelp(id.split(":"));
+    await new NeonHelp(config, HELP_OPTIONS).showHelp(id.split(":"));
     return;
   }
   await config.runCommand(id, [...words.slice(used), ...rest], command);
 }
 
-const helpOptions = { flagSortOrder: "none" } as const;
+const HELP_OPTIONS = { flagSortOrder: "none", docopts: false } as const;
 
 /** The words before the first flag: commands come first, as `neon pg create`. */
 function splitWords(argv: readonly string[]): { words: string[]; rest: string[] } {
@@ -93,9 +99,15 @@ function unknownCommand(config: Config, words: readonly string[]): UnknownComman
   const names = [...config.commandIDs, ...config.topics.map((topic) => topic.name)].map((id) =>
     id.replaceAll(":", " "),
   );
-  // What was typed may go on with arguments, so fewer and fewer of its words are compared.
   const { used } = longestId(config, words);
-  const typed = words.slice(0, used + 1).join(" ");
+  if (used > 0) {
+    const topic = words.slice(0, used).join(" ");
+    const inTopic = words.slice(0, used + 1).join(" ");
+    const siblings = names.filter((name) => name.startsWith(`${topic} `));
+    return new UnknownCommandError(inTopic, nearest(inTopic, siblings) ?? `${topic} --help`);
+  }
+  const typed = words[0] ?? "";
+  // What was typed may go on with arguments, so fewer and fewer of its words are compared.
   for (let count = Math.min(words.length, 3); count > 0; count--) {
     const suggestion = nearest(words.slice(0, count).join(" "), names);
     if (suggestion !== undefined) return new UnknownCommandError(typed, suggestion);

@@ -1,10 +1,12 @@
 /**
- * Progress on stderr. On a terminal one line that is drawn again and again; elsewhere a line when a step begins and
- * one every ten seconds while it lasts. Silent with --json, so that logs of scripts stay clean.
+ * Progress on stderr. On a terminal one line that is drawn again and again; elsewhere a line for each step that lasts
+ * longer than a moment, and one every ten seconds while it goes on. Silent with --json, so that logs of scripts stay clean.
  */
 import { formatBytes, paint } from "./output.ts";
 
 const TERMINAL_INTERVAL_MS = 120;
+/** A step that is over sooner is not worth a line in a log. */
+const LOG_FIRST_MS = 800;
 const LOG_INTERVAL_MS = 10_000;
 const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"] as const;
 
@@ -21,7 +23,7 @@ export class Progress implements Disposable {
 
   constructor(options: { silent: boolean }) {
     this.silent = options.silent;
-    this.live = Boolean(process.stderr.isTTY) && process.env["TERM"] !== "dumb" && !process.env["CI"];
+    this.live = process.stderr.isTTY && process.env["TERM"] !== "dumb" && !process.env["CI"];
   }
 
   /** Begins a step, `loading main into the pageserver`; ends the one before. */
@@ -32,10 +34,7 @@ export class Progress implements Disposable {
     this.doneBytes = 0;
     this.stepStartedAt = performance.now();
     if (this.silent) return;
-    if (!this.live) process.stderr.write(`${step} ...\n`);
-    const intervalMs = this.live ? TERMINAL_INTERVAL_MS : LOG_INTERVAL_MS;
-    this.timer = setInterval(() => this.draw(), intervalMs);
-    this.timer.unref();
+    this.schedule(this.live ? TERMINAL_INTERVAL_MS : LOG_FIRST_MS);
   }
 
   /** Counts bytes of the current step. */
@@ -51,7 +50,7 @@ export class Progress implements Disposable {
   /** Ends the current step and clears its line. */
   end(): void {
     if (this.timer === undefined) return;
-    clearInterval(this.timer);
+    clearTimeout(this.timer);
     this.timer = undefined;
     if (this.live) process.stderr.write("\r\u001b[2K");
   }
@@ -63,6 +62,14 @@ export class Progress implements Disposable {
 
   [Symbol.dispose](): void {
     this.end();
+  }
+
+  private schedule(delayMs: number): void {
+    this.timer = setTimeout(() => {
+      this.draw();
+      this.schedule(this.live ? TERMINAL_INTERVAL_MS : LOG_INTERVAL_MS);
+    }, delayMs);
+    this.timer.unref();
   }
 
   private draw(): void {

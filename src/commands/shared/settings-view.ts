@@ -1,5 +1,10 @@
 /** Settings as `neon config` shows them: value, where it comes from, secrets covered. */
-import { CONFIG_KEYS, type ConfigKey, type ConfigValue, findConfigKey } from "../../repository/config-keys.ts";
+import {
+  CONFIG_KEYS,
+  type ConfigKey,
+  type ConfigValue,
+  findConfigKey,
+} from "../../repository/config-keys.ts";
 import type { ConfigSettings } from "../../repository/config.ts";
 
 export interface ShownSetting {
@@ -34,7 +39,8 @@ export function showSetting(
   if (variable) return { key: path, value: variable, origin: "environment", secret };
   const value = settings.get(path);
   if (value !== undefined) return { key: path, value, origin: "file", secret };
-  if (key.defaultValue !== undefined) return { key: path, value: key.defaultValue, origin: "default", secret };
+  if (key.defaultValue !== undefined)
+    return { key: path, value: key.defaultValue, origin: "default", secret };
   return { key: path, value: null, origin: "unset", secret };
 }
 
