@@ -12,7 +12,7 @@ function timelineOf(harness: Harness, id: string): FakeTimeline {
   throw new Error(`no timeline ${id}`);
 }
 
-test("tenants: create, list, get, and creating one twice", async () => {
+void test("tenants: create, list, get, and creating one twice", async () => {
   await using harness = await Harness.start();
   assert.deepEqual(await harness.ok("GET", "/v1/tenant"), { tenants: [] });
   const made = await harness.call("POST", "/v1/tenant", { tenant_id: TENANT.toUpperCase(), pg_version: 17 });
@@ -30,7 +30,7 @@ test("tenants: create, list, get, and creating one twice", async () => {
   assert.equal(errorOf(again).code, "exists");
 });
 
-test("import makes a root timeline and its branch", async () => {
+void test("import makes a root timeline and its branch", async () => {
   await using harness = await Harness.start();
   await harness.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
   const id = "0123456789abcdef0123456789abcdef";
@@ -50,7 +50,7 @@ test("import makes a root timeline and its branch", async () => {
   assert.equal((await harness.ok("GET", `/v1/tenant/${TENANT}`))["system_id"], FAKE_SYSTEM_ID.toString());
 });
 
-test("import refuses a taken branch, a taken timeline id and another cluster", async () => {
+void test("import refuses a taken branch, a taken timeline id and another cluster", async () => {
   await using harness = await Harness.withMain();
   const main = await harness.timelineIdOf("main");
   const refused = async (query: string): Promise<unknown> =>
@@ -59,11 +59,10 @@ test("import refuses a taken branch, a taken timeline id and another cluster", a
   assert.equal(await refused(`branch=other&timeline_id=${main}`), "exists");
   harness.timelines.systemId = 1n;
   assert.equal(await refused("branch=other"), "conflict");
-  assert.equal((await harness.ok("GET", harness.t("/branch")))["branches"] instanceof Array, true);
   assert.equal(((await harness.ok("GET", harness.t("/branch")))["branches"] as unknown[]).length, 1);
 });
 
-test("a branch begins at the end, at an LSN rounded down, or at a time", async () => {
+void test("a branch begins at the end, at an LSN rounded down, or at a time", async () => {
   await using harness = await Harness.withMain();
   const main = timelineOf(harness, await harness.timelineIdOf("main"));
   main.commit(10);
@@ -90,7 +89,7 @@ test("a branch begins at the end, at an LSN rounded down, or at a time", async (
   assert.equal(main.calls.includes("waitForLsn"), true);
 });
 
-test("a branch of a branch at an LSN before it began hangs on the older timeline", async () => {
+void test("a branch of a branch at an LSN before it began hangs on the older timeline", async () => {
   await using harness = await Harness.withMain();
   const main = timelineOf(harness, await harness.timelineIdOf("main"));
   main.commit(10);
@@ -102,7 +101,7 @@ test("a branch of a branch at an LSN before it began hangs on the older timeline
   assert.deepEqual(old["ancestor"], { name: "main", timeline_id: main.id, lsn });
 });
 
-test("a new branch waits for the running writer first", async () => {
+void test("a new branch waits for the running writer first", async () => {
   await using harness = await Harness.withMain();
   const id = await harness.timelineIdOf("main");
   await harness.ok("POST", harness.t(`/timeline/${id}/writer`), {
@@ -117,7 +116,7 @@ test("a new branch waits for the running writer first", async () => {
   assert.equal(main.calls.filter((call) => call === "syncWithWriter").length, 1);
 });
 
-test("bad branch requests", async (t) => {
+void test("bad branch requests", async (t) => {
   await using harness = await Harness.withMain();
   const main = await harness.timelineIdOf("main");
   const point = { branch: "main" };
@@ -176,7 +175,7 @@ test("bad branch requests", async (t) => {
   assert.equal((branches as unknown[]).length, 1, "nothing was changed");
 });
 
-test("branches with a slash and beyond ASCII", async () => {
+void test("branches with a slash and beyond ASCII", async () => {
   await using harness = await Harness.withMain();
   for (const name of ["feature/login", "Ärger", "日本", "UPPER", "upper"]) {
     await harness.ok("POST", harness.t("/branch"), { name, point: { branch: "main" } });
@@ -189,7 +188,7 @@ test("branches with a slash and beyond ASCII", async () => {
   );
 });
 
-test("delete: refused with children or a writer, otherwise gone with its files", async () => {
+void test("delete: refused with children or a writer, otherwise gone with its files", async () => {
   await using harness = await Harness.withMain();
   const point = { branch: "main" };
   await harness.ok("POST", harness.t("/branch"), { name: "dev", point });
@@ -220,7 +219,7 @@ test("delete: refused with children or a writer, otherwise gone with its files",
   await harness.ok("DELETE", harness.t("/branch/dev"));
 });
 
-test("rename", async () => {
+void test("rename", async () => {
   await using harness = await Harness.withMain();
   await harness.ok("POST", harness.t("/branch"), { name: "dev", point: { branch: "main" } });
   const id = await harness.timelineIdOf("dev");
@@ -239,7 +238,7 @@ test("rename", async () => {
   assert.equal(((await harness.branch("topic/dev"))["ancestor"] as { name: string }).name, "trunk");
 });
 
-test("writers: open, conflict, takeover, reopen, close", async () => {
+void test("writers: open, conflict, takeover, reopen, close", async () => {
   await using harness = await Harness.withMain();
   const id = await harness.timelineIdOf("main");
   const path = harness.t(`/timeline/${id}/writer`);
@@ -269,16 +268,19 @@ test("writers: open, conflict, takeover, reopen, close", async () => {
   );
 });
 
-test("two computes that open a writer at once: one is refused", async () => {
+void test("two computes that open a writer at once: one is refused", async () => {
   await using harness = await Harness.withMain();
   const path = harness.t(`/timeline/${await harness.timelineIdOf("main")}/writer`);
   const source = { host: "localhost", port: 1, user: "postgres" };
   const names = Array.from({ length: 8 }, (_, i) => `c${i}`);
   const replies = await Promise.all(names.map((name) => harness.call("POST", path, { name, source })));
-  assert.deepEqual(replies.map((reply) => reply.status).sort(), [201, ...Array<number>(7).fill(409)]);
+  assert.deepEqual(
+    replies.map((reply) => reply.status).sort((a, b) => a - b),
+    [201, ...Array<number>(7).fill(409)],
+  );
 });
 
-test("bad writer requests", async (t) => {
+void test("bad writer requests", async (t) => {
   await using harness = await Harness.withMain();
   const path = harness.t(`/timeline/${await harness.timelineIdOf("main")}/writer`);
   const source = { host: "localhost", port: 5432, user: "postgres" };
@@ -313,7 +315,7 @@ test("bad writer requests", async (t) => {
   assert.match(errorOf(reply).message, /no writer epoch/);
 });
 
-test("wait: reached, timed out, bad input", async () => {
+void test("wait: reached, timed out, bad input", async () => {
   await using harness = await Harness.withMain();
   const path = harness.t(`/timeline/${await harness.timelineIdOf("main")}/wait`);
   const lsn = formatLsn(FAKE_START);
@@ -335,7 +337,7 @@ test("wait: reached, timed out, bad input", async () => {
   }
 });
 
-test("resolve: LSN and time, the future, before history, bad input", async () => {
+void test("resolve: LSN and time, the future, before history, bad input", async () => {
   await using harness = await Harness.withMain();
   const main = timelineOf(harness, await harness.timelineIdOf("main"));
   main.commit(5);
@@ -352,7 +354,7 @@ test("resolve: LSN and time, the future, before history, bad input", async () =>
   assert.equal(await code({ lsn: "FFFFFFFF/0" }), "usage");
 });
 
-test("base backup: headers, the whole stream, bad input", async () => {
+void test("base backup: headers, the whole stream, bad input", async () => {
   await using harness = await Harness.withMain();
   const main = timelineOf(harness, await harness.timelineIdOf("main"));
   main.commit(5);
@@ -380,7 +382,7 @@ test("base backup: headers, the whole stream, bad input", async () => {
   assert.equal(await code("?readonly=true"), "usage");
 });
 
-test("bad tenants, paths and imports", async (t) => {
+void test("bad tenants, paths and imports", async (t) => {
   await using harness = await Harness.withMain();
   const none = "b".repeat(32);
   const cases: [string, string, string, unknown, string, RegExp][] = [

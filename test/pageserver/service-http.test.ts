@@ -21,7 +21,7 @@ async function until(what: string, condition: () => boolean | Promise<boolean>):
   }
 }
 
-test("status needs no token and tells no secret", async () => {
+void test("status needs no token and tells no secret", async () => {
   await using harness = await Harness.start();
   const reply = await harness.call("GET", "/v1/status", undefined, {});
   assert.equal(reply.status, 200);
@@ -34,7 +34,7 @@ test("status needs no token and tells no secret", async () => {
   assert.deepEqual(rest, {});
 });
 
-test("everything else wants the right token", async () => {
+void test("everything else wants the right token", async () => {
   await using harness = await Harness.withMain();
   for (const path of ["/v1/tenant", harness.t("/branch"), "/v1/nothing", "/v1/tenant/x"]) {
     for (const header of [
@@ -63,12 +63,12 @@ test("everything else wants the right token", async () => {
   assert.equal(lower.status, 200);
 });
 
-test("a body that is too long is refused and the connection stays usable", async () => {
+void test("a body that is too long is refused and the connection stays usable", async () => {
   await using harness = await Harness.withMain();
   const reply = await harness.call("POST", harness.t("/branch"), `{"name":"${"x".repeat(100_000)}"}`);
   assert.equal(reply.status, 413);
   assert.equal(errorOf(reply).code, "usage");
-  assert.equal((await harness.call("POST", harness.t("/branch"), new Array(70_000).join("["))).status, 413);
+  assert.equal((await harness.call("POST", harness.t("/branch"), "[".repeat(70_000))).status, 413);
   const deep = await harness.call("POST", harness.t("/branch"), "[".repeat(60_000));
   assert.equal(errorOf(deep).code, "usage");
   const name = await harness.call("POST", harness.t("/branch"), {
@@ -87,7 +87,7 @@ test("a body that is too long is refused and the connection stays usable", async
   assert.equal((await harness.call("GET", `/v1/tenant?x=${"y".repeat(9000)}`)).status, 414);
 });
 
-test("an upload that is refused early still gets its answer", async () => {
+void test("an upload that is refused early still gets its answer", async () => {
   await using harness = await Harness.withMain();
   const sizeBytes = 64 * 1024 * 1024;
   const chunk = Buffer.alloc(256 * 1024);
@@ -112,7 +112,7 @@ test("an upload that is refused early still gets its answer", async () => {
   }
 });
 
-test("an upload that breaks off leaves nothing behind", async () => {
+void test("an upload that breaks off leaves nothing behind", async () => {
   await using harness = await Harness.withMain();
   const request = httpRequest(harness.url + harness.t("/import?branch=half"), {
     method: "POST",
@@ -135,7 +135,7 @@ test("an upload that breaks off leaves nothing behind", async () => {
   });
 });
 
-test("an error in the middle of a base backup cuts the connection", async () => {
+void test("an error in the middle of a base backup cuts the connection", async () => {
   await using harness = await Harness.withMain();
   const id = await harness.timelineIdOf("main");
   const main = [...harness.timelines.opened.values()][0];
@@ -147,7 +147,7 @@ test("an error in the middle of a base backup cuts the connection", async () => 
   assert.match(String(harness.complaints[0]?.["msg"]), /layer is damaged/);
 });
 
-test("a client that leaves in the middle of a base backup is not an error", async () => {
+void test("a client that leaves in the middle of a base backup is not an error", async () => {
   await using harness = await Harness.withMain();
   const id = await harness.timelineIdOf("main");
   const controller = new AbortController();
@@ -162,7 +162,7 @@ test("a client that leaves in the middle of a base backup is not an error", asyn
   assert.deepEqual(harness.complaints, []);
 });
 
-test("errors keep their code, and bugs are called bugs", async () => {
+void test("errors keep their code, and bugs are called bugs", async () => {
   await using harness = await Harness.withMain();
   const id = await harness.timelineIdOf("main");
   const main = [...harness.timelines.opened.values()][0];
@@ -205,7 +205,7 @@ test("errors keep their code, and bugs are called bugs", async () => {
   assert.match(bug.error.message, /^internal error/);
 });
 
-test("nonsense on the socket is answered with 400 or cut", async () => {
+void test("nonsense on the socket is answered with 400 or cut", async () => {
   await using harness = await Harness.start();
   for (const bytes of [
     "\0\0\0\0\r\n\r\n",
@@ -223,7 +223,7 @@ test("nonsense on the socket is answered with 400 or cut", async () => {
   assert.equal((await harness.call("GET", "/v1/status")).status, 200);
 });
 
-test("a connection that sends nothing does not keep the server from stopping", async () => {
+void test("a connection that sends nothing does not keep the server from stopping", async () => {
   await using harness = await Harness.start();
   const idle = connect(harness.server.port, "127.0.0.1");
   await once(idle, "connect");
@@ -236,7 +236,7 @@ test("a connection that sends nothing does not keep the server from stopping", a
   await harness.server.stop();
 });
 
-test("a request under way is finished before the server stops", async () => {
+void test("a request under way is finished before the server stops", async () => {
   await using harness = await Harness.withMain();
   const request = httpRequest(harness.url + harness.t("/import?branch=late"), {
     method: "POST",
@@ -254,7 +254,7 @@ test("a request under way is finished before the server stops", async () => {
   await stopping;
 });
 
-test("without a token in its settings it lets everyone in", async () => {
+void test("without a token in its settings it lets everyone in", async () => {
   await using harness = await Harness.start({ token: "" });
   assert.equal((await harness.call("GET", "/v1/tenant", undefined, {})).status, 200);
   assert.equal((await harness.call("GET", `/v1/tenant/${TENANT}`, undefined, {})).status, 404);

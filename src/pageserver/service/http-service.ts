@@ -83,7 +83,7 @@ export class HttpService implements AsyncDisposable {
     const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
     const grace = new AbortController();
     const timeUp = sleep(graceMs, undefined, { signal: grace.signal }).catch(() => undefined);
-    await Promise.race([Promise.allSettled([...this.underWay]), timeUp]);
+    await Promise.race([Promise.allSettled(this.underWay), timeUp]);
     grace.abort();
     this.server.closeAllConnections();
     await closed;

@@ -143,7 +143,9 @@ async function openWriter(
 ): Promise<Answer> {
   const body = await request.body();
   const name = body.text("name", { maxLength: COMPUTE_NAME_LENGTH_MAX });
-  const source = readWriterSource(body.object("source"));
+  const sourceFields = body.object("source");
+  const source = readWriterSource(sourceFields);
+  sourceFields.end();
   const takeover = body.has("takeover") ? body.boolean("takeover") : false;
   body.end();
   return tenant.change(async () => {

@@ -119,14 +119,12 @@ export function readWriterSource(fields: JsonFields): WriterSource {
   if (socketDirectory !== undefined && !socketDirectory.startsWith("/")) {
     throw fields.wrong("socket_directory", "must be an absolute path");
   }
-  const source: WriterSource = {
+  return {
     ...(socketDirectory === undefined ? {} : { socketDirectory }),
     ...(host === undefined ? {} : { host }),
     port: fields.integer("port", { min: 1, max: 65_535 }),
     user: fields.text("user", { maxLength: 63 }),
   };
-  fields.end();
-  return source;
 }
 
 function readAncestor(fields: JsonFields | undefined): AncestorPoint | undefined {

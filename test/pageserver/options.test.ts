@@ -1,0 +1,94 @@
+/** pageserver.toml and the command line. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { parseCommandLine, parseOptions } from "../../src/pageserver/options.ts";
+
+const WHERE = { workdir: "/w", path: "/w/pageserver.toml" };
+
+void test("defaults", () => {
+  assert.deepEqual(parseOptions("", WHERE), {
+    workdir: "/w",
+    listen: { host: "127.0.0.1", port: 9898 },
+    authToken: undefined,
+    checkpointDistanceBytes: 64 * 1024 * 1024,
+    checkpointTimeoutMs: 600_000,
+    cacheBytes: 64 * 1024 * 1024,
+    logLevel: "info",
+  });
+});
+
+void test("every setting, in every unit", () => {
+  const options = parseOptions(
+    `listen = "[::1]:0"
+     auth_token = "0123456789abcdef"
+     checkpoint_distance = "256 MB"
+     checkpoint_timeout = "5min"
+     cache_size = 1048576
+     log_level = "debug"`,
+    WHERE,
+  );
+  assert.deepEqual(options, {
+    workdir: "/w",
+    listen: { host: "::1", port: 0 },
+    authToken: "0123456789abcdef",
+    checkpointDistanceBytes: 256 * 1024 * 1024,
+    checkpointTimeoutMs: 300_000,
+    cacheBytes: 1_048_576,
+    logLevel: "debug",
+  });
+  for (const [text, bytes] of [
+    ["2048kB", 2 ** 21],
+    ["1GB", 2 ** 30],
+    ["1048577B", 2 ** 20 + 1],
+  ]) {
+    assert.equal(parseOptions(`cache_size = "${text}"`, WHERE).cacheBytes, bytes);
+  }
+  for (const [text, ms] of [
+    ["1500ms", 1500],
+    ["2s", 2000],
+    ["1h", 3_600_000],
+    ["7d", 604_800_000],
+  ]) {
+    assert.equal(parseOptions(`checkpoint_timeout = "${text}"`, WHERE).checkpointTimeoutMs, ms);
+  }
+});
+
+void test("what is refused, naming file and key", async (t) => {
+  const cases: [string, RegExp][] = [
+    ["listen = 9898", /"listen" must be HOST:PORT/],
+    ['listen = "127.0.0.1"', /"listen"/],
+    ['listen = "127.0.0.1:65536"', /"listen"/],
+    ['listen = ":9898"', /"listen"/],
+    ['auth_token = "short"', /"auth_token" must be at least 16/],
+    ['auth_token = "0123456789 abcdef"', /"auth_token"/],
+    ["auth_token = 12345678901234567", /"auth_token"|TOML/],
+    ['listen = "0.0.0.0:9898"', /"auth_token" must be set/],
+    ['checkpoint_distance = "64 parsecs"', /"checkpoint_distance" must be a size/],
+    ["checkpoint_distance = 5", /"checkpoint_distance"/],
+    ["checkpoint_distance = 1048576.5", /"checkpoint_distance"/],
+    ["checkpoint_timeout = -1", /"checkpoint_timeout"/],
+    ['checkpoint_timeout = "1y"', /"checkpoint_timeout"/],
+    ['cache_size = "constructor"', /"cache_size"/],
+    ['cache_size = "1constructor"', /"cache_size"/],
+    ['log_level = "loud"', /"log_level" must be one of trace, debug/],
+    ["checkpoint_distence = 1", /"checkpoint_distence" is not known/],
+    ["[pageserver]", /"pageserver" is not known/],
+    ["listen = ", /is no TOML/],
+  ];
+  for (const [text, message] of cases) {
+    await t.test(text, () => {
+      assert.throws(() => parseOptions(text, WHERE), { code: "usage", message });
+      assert.throws(() => parseOptions(text, WHERE), { message: /^\/w\/pageserver\.toml: / });
+    });
+  }
+});
+
+void test("command line", () => {
+  assert.deepEqual(parseCommandLine(["--workdir", "/x/../y"]), { kind: "run", workdir: "/y" });
+  assert.deepEqual(parseCommandLine(["-D", "/y"]), { kind: "run", workdir: "/y" });
+  assert.deepEqual(parseCommandLine(["--help"]), { kind: "help" });
+  assert.deepEqual(parseCommandLine(["--version"]), { kind: "version" });
+  for (const args of [[], ["--workdir"], ["--workdir", ""], ["x"], ["--frobnicate"]]) {
+    assert.throws(() => parseCommandLine(args), { code: "usage" }, args.join(" "));
+  }
+});
