@@ -9,6 +9,7 @@ import type { RunAs } from "./run-as.ts";
 export interface ComputePageserver {
   readonly tenantId: TenantId;
   withTenant(tenantId: TenantId): ComputePageserver;
+  listTenants(): Promise<{ readonly tenantId: TenantId; readonly pgVersion: number | null }[]>;
   status(options?: { timeoutMs?: number }): Promise<PageserverStatus>;
   listBranches(): Promise<BranchInfo[]>;
   getBranch(name: string): Promise<BranchInfo>;

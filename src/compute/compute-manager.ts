@@ -12,7 +12,7 @@ import { withLock } from "../repository/lock.ts";
 import { type ReservedPort, reservePort } from "../repository/ports.ts";
 import { checkRefName } from "../repository/ref-name.ts";
 import type { Repository } from "../repository/repository.ts";
-import type { PgBinaries } from "./binaries.ts";
+import { type PgBinaries, findBinaries } from "./binaries.ts";
 import type { ComputeContext, ComputeEvents, ComputePageserver } from "./compute-context.ts";
 import { type ComputeRecord, readComputeFile, writeComputeFile } from "./compute-file.ts";
 import { type ComputeInfo, computeInfo } from "./compute-info.ts";
@@ -32,8 +32,8 @@ const FIRST_PORT = 55432;
 export interface ComputeManagerOptions {
   readonly repository: Repository;
   readonly client: ComputePageserver;
-  /** Called when a Postgres is to be started, not before: finding binaries runs a program. */
-  readonly binaries: PgBinaries | (() => Promise<PgBinaries>);
+  /** Those to use, or how to find them when a Postgres is to be started; by default what `findBinaries` finds. */
+  readonly binaries?: PgBinaries | (() => Promise<PgBinaries>) | undefined;
   /** User that Postgres runs as when we are root; `postgres`, else `nobody`, when not given. */
   readonly runAs?: string | undefined;
   readonly events?: ComputeEvents;
@@ -52,15 +52,14 @@ export interface CreateComputeOptions {
 export class ComputeManager {
   private readonly repository: Repository;
   private readonly client: ComputePageserver;
-  private readonly binaries: () => Promise<PgBinaries>;
+  private readonly binaries: PgBinaries | (() => Promise<PgBinaries>) | undefined;
   private readonly runAs: string | undefined;
   private readonly events: ComputeEvents;
 
   constructor(options: ComputeManagerOptions) {
-    const { binaries } = options;
     this.repository = options.repository;
     this.client = options.client;
-    this.binaries = typeof binaries === "function" ? binaries : async () => binaries;
+    this.binaries = options.binaries;
     this.runAs = options.runAs;
     this.events = options.events ?? {};
   }
@@ -81,10 +80,11 @@ export class ComputeManager {
         );
       }
       const branch = await this.client.getBranch(options.branch);
-      if (!options.point) this.refuseSecondWriter(branch.timelineId, branch.name, name);
+      if (!options.point && options.start) this.refuseSecondWriter(branch.timelineId, branch.name, name);
       const lsn = options.point
         ? (await this.client.resolve(branch.timelineId, { lsn: options.point.lsn })).lsn
         : branch.lastRecordLsn;
+      const pgVersion = await this.pgVersion();
       const port = await this.reservePort(name, options.port);
       const paths = this.paths(name);
       let record: ComputeRecord = {
@@ -94,7 +94,7 @@ export class ComputeManager {
         timelineId: branch.timelineId,
         mode: options.point ? "read-only" : "read-write",
         commit: options.commit,
-        pgVersion: this.repository.config.pgVersion,
+        pgVersion,
         port: port.port,
         lsn,
         epoch: null,
@@ -226,6 +226,15 @@ export class ComputeManager {
     }
   }
 
+  /** The major version of the client's tenant. */
+  private async pgVersion(): Promise<number> {
+    const { defaultTenantId, pgVersion } = this.repository.config;
+    const { tenantId } = this.client;
+    if (tenantId === defaultTenantId) return pgVersion;
+    const tenants = await this.client.listTenants();
+    return tenants.find((tenant) => tenant.tenantId === tenantId)?.pgVersion ?? pgVersion;
+  }
+
   private async reservePort(name: string, wanted: number | undefined): Promise<ReservedPort> {
     const avoid = new Set(this.records().map((record) => record.port));
     const configured = this.repository.config.computes[name]?.port;
@@ -254,10 +263,15 @@ export class ComputeManager {
   private context(record: ComputeRecord): ComputeContext {
     return {
       pageserver: this.client.withTenant(record.tenantId),
-      binaries: this.binaries,
+      binaries: () => this.findBinaries(record.pgVersion),
       user: chooseRunAs(this.runAs),
       events: this.events,
     };
+  }
+
+  private async findBinaries(major: number): Promise<PgBinaries> {
+    if (typeof this.binaries === "function") return this.binaries();
+    return this.binaries ?? findBinaries({ configured: this.repository.config.pgBin, major });
   }
 
   private paths(name: string): ComputePaths {

@@ -6,13 +6,13 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
-import type { BranchInfo, WriterSource } from "../client/pageserver-client.ts";
+import type { WriterSource } from "../client/pageserver-client.ts";
 import { ClusterState } from "../postgres/control-file.ts";
 import { reservePort } from "../repository/ports.ts";
 import type { PgBinaries } from "./binaries.ts";
+import { findBranch, waitUntilFollowed } from "./compute-branch.ts";
 import type { ComputeContext } from "./compute-context.ts";
 import { type ComputeRecord, writeComputeFile } from "./compute-file.ts";
 import { COMPUTE_HOST } from "./compute-info.ts";
@@ -32,16 +32,12 @@ import { checkExecutable, checkReachable } from "./run-as.ts";
 import { type ComputeSettings, fixedSettings, waitsForPageserver } from "./settings.ts";
 import { decideStart } from "./start-decision.ts";
 
-/** How long the pageserver may take to reach a new Postgres, milliseconds. */
-const FOLLOW_TIMEOUT_MS = 30_000;
-const POLL_MS = 15;
 /** How long an immediate shutdown may take, milliseconds. */
 const IMMEDIATE_TIMEOUT_MS = 20_000;
 
 /** A directory that is ready for Postgres, and the record as it is by then. */
 interface Prepared {
   readonly record: ComputeRecord;
-  readonly branchName: string;
   readonly rebuilt: boolean;
 }
 
@@ -98,7 +94,7 @@ async function prepareReadOnly(
   // Not the state after a promotion, which would show something else than the moment that was asked for.
   const usable = state === ClusterState.ShutDownInRecovery && record.bootId === bootId();
   if (!usable) await rebuild(context, record, paths, record.lsn);
-  return { record: { ...record, branch: branchName }, branchName, rebuilt: !usable };
+  return { record: { ...record, branch: branchName }, rebuilt: !usable };
 }
 
 async function prepareReadWrite(
@@ -148,23 +144,11 @@ async function prepareReadWrite(
     if (rebuilt) await closeQuietly(context, next);
     throw error;
   }
-  return { record: next, branchName: branch.name, rebuilt };
+  return { record: next, rebuilt };
 }
 
 function isOfVersion(state: DirectoryState, record: ComputeRecord): boolean {
   return state.control.version.major === record.pgVersion;
-}
-
-/** The branch whose timeline the compute is on, under whatever name it has by now. */
-async function findBranch(context: ComputeContext, record: ComputeRecord): Promise<BranchInfo> {
-  const branches = await context.pageserver.listBranches();
-  const branch = branches.find((item) => item.timelineId === record.timelineId);
-  if (branch) return branch;
-  throw new NeonError(
-    ErrorCode.NotFound,
-    `the branch of compute "${record.name}" ("${record.branch}") does not exist any more`,
-    { hint: `Remove the compute with \`neon pg destroy ${record.name}\`.` },
-  );
 }
 
 async function rebuild(
@@ -224,39 +208,9 @@ async function runPostgres(
   await writeComputeFile(paths.file, running);
   await postmaster.waitUntilReady();
   saveAutoConf(paths);
-  if (waitsForPageserver(record)) await waitUntilFollowed(context, running, prepared.branchName);
+  // Before the pageserver streams from it, every COMMIT would wait.
+  if (waitsForPageserver(record)) await waitUntilFollowed(context, running);
   return running;
-}
-
-/** Until the pageserver streams from the new Postgres; before that every COMMIT would wait. */
-async function waitUntilFollowed(
-  context: ComputeContext,
-  record: ComputeRecord,
-  branchName: string,
-): Promise<void> {
-  const deadline = performance.now() + FOLLOW_TIMEOUT_MS;
-  for (;;) {
-    const { writer } = await context.pageserver.getBranch(branchName);
-    if (writer?.epoch !== record.epoch) {
-      throw new NeonError(
-        ErrorCode.Conflict,
-        `another compute has begun to write to branch "${branchName}"`,
-        {
-          hint: "`neon pg list` shows the computes; only one may write to a branch at a time.",
-        },
-      );
-    }
-    if (writer?.state === "streaming") return;
-    if (performance.now() > deadline) {
-      const reason = writer?.error ? `: ${writer.error}` : "";
-      throw new NeonError(
-        ErrorCode.Timeout,
-        `the pageserver did not reach the Postgres of compute "${record.name}"${reason}`,
-        { hint: "`neon logs` shows what the pageserver says about it." },
-      );
-    }
-    await sleep(POLL_MS);
-  }
 }
 
 /** Takes back what a failed start has done, as far as nothing can be lost by it. */

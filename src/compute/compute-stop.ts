@@ -5,11 +5,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
 import { formatLsn } from "../base/lsn.ts";
+import { waitUntilFollowed } from "./compute-branch.ts";
 import type { ComputeContext } from "./compute-context.ts";
 import { type ComputeRecord, writeComputeFile } from "./compute-file.ts";
 import type { ComputePaths } from "./compute-paths.ts";
 import { readDirectoryState, saveAutoConf } from "./directory-setup.ts";
 import { findPostmaster, stopPostmaster, waitForOrphans } from "./postmaster.ts";
+
+const POLL_MS = 20;
 
 /** `fast` ends sessions and shuts down cleanly; `immediate` just ends, as a crash would. */
 export type StopMode = "fast" | "immediate";
@@ -47,14 +50,14 @@ async function stopReadWrite(
   record: ComputeRecord,
   paths: ComputePaths,
 ): Promise<ComputeRecord> {
-  const unreachable = await pageserverProblem(context);
-  if (unreachable && record.commit === "remote") {
+  const problem = await followerProblem(context, record);
+  if (problem && record.commit === "remote") {
     throw new NeonError(
-      ErrorCode.Unreachable,
-      `compute "${record.name}" cannot be stopped cleanly: the pageserver, which stores its commits, is away`,
+      problem instanceof NeonError ? problem.code : ErrorCode.Unreachable,
+      `compute "${record.name}" cannot be stopped cleanly, because the pageserver cannot store the rest of its WAL: ${messageOf(problem)}`,
       {
-        hint: `Start it with \`neon start\` and stop again, or give up what was not committed: \`neon pg stop ${record.name} --immediate\`.`,
-        cause: unreachable,
+        hint: `See \`neon status\`; \`neon start\` starts the pageserver. Or give up what has not been committed: \`neon pg stop ${record.name} --immediate\`.`,
+        cause: problem,
       },
     );
   }
@@ -65,21 +68,31 @@ async function stopReadWrite(
     throw new NeonError(
       ErrorCode.Postgres,
       `Postgres of compute "${record.name}" ended without a clean shutdown`,
-      {
-        hint: `Its log says why: ${paths.log}. What was committed is safe.`,
-      },
+      { hint: `Its log says why: ${paths.log}. What was committed is safe.` },
     );
   }
   saveAutoConf(paths);
-  const lsn = state.endLsn;
-  const stopped = await write(paths, { ...record, process: null, stop: { lsn, ingested: false } });
-  if (unreachable) {
-    context.events.caution?.(
-      `The pageserver is away and lacks the last commits of ${record.name}; it gets them when both run again.`,
-    );
-    return stopped;
+  const stopped = await write(paths, {
+    ...record,
+    process: null,
+    stop: { lsn: state.endLsn, ingested: false },
+  });
+  if (!problem) return handOver(context, stopped, paths);
+  context.events.caution?.(
+    `The pageserver lacks the last commits of ${record.name} and gets them when both run again: ${messageOf(problem)}.`,
+  );
+  return stopped;
+}
+
+/** Why the pageserver will not get what is left of the WAL, or undefined if it is streaming. */
+async function followerProblem(context: ComputeContext, record: ComputeRecord): Promise<unknown> {
+  try {
+    await waitUntilReady(context);
+    await waitUntilFollowed(context, record);
+    return undefined;
+  } catch (error) {
+    return error;
   }
-  return handOver(context, stopped, paths);
 }
 
 /** Waits until the pageserver has all of a cleanly stopped compute's WAL, then closes the writer epoch. */
@@ -150,20 +163,15 @@ async function shutDown(record: ComputeRecord, paths: ComputePaths): Promise<voi
   );
 }
 
-/** Why the pageserver cannot be counted on now, or undefined if it can. */
-async function pageserverProblem(context: ComputeContext): Promise<unknown> {
+/** Until the pageserver serves requests: it may just be starting. Throws `unreachable`. */
+async function waitUntilReady(context: ComputeContext): Promise<void> {
   const deadline = performance.now() + STATUS_TIMEOUT_MS;
   for (;;) {
-    let state: string;
-    try {
-      ({ state } = await context.pageserver.status({ timeoutMs: STATUS_TIMEOUT_MS }));
-    } catch (error) {
-      return error;
-    }
-    if (state === "ready") return undefined;
+    const { state } = await context.pageserver.status({ timeoutMs: STATUS_TIMEOUT_MS });
+    if (state === "ready") return;
     if (performance.now() > deadline)
-      return new NeonError(ErrorCode.Unreachable, `the pageserver is ${state}`);
-    await sleep(50);
+      throw new NeonError(ErrorCode.Unreachable, `the pageserver is ${state}`);
+    await sleep(POLL_MS);
   }
 }
 

@@ -7,6 +7,7 @@ const ROTATE_BYTES = 16 * 1024 * 1024;
 /** How much of the log's end is looked at for an explanation, bytes. */
 const EXCERPT_BYTES_MAX = 64 * 1024;
 const EXCERPT_LINES_MAX = 12;
+const EXCERPT_LINES_BEFORE = 5;
 
 /** Size of a log in bytes, 0 if there is none. */
 export function logSize(path: string): number {
@@ -37,10 +38,11 @@ export function readLogFrom(path: string, offset: number): string {
   }
 }
 
-/** The lines that explain a failure: from the first fatal one on, or the last ones. */
+/** The lines that explain a failure: the first fatal one with those around it, or the last ones. */
 export function excerptOf(text: string): string {
   const lines = text.split("\n").filter((line) => line.trim() !== "");
   const fatal = lines.findIndex((line) => /\b(FATAL|PANIC):/.test(line));
-  const from = fatal >= 0 ? fatal : Math.max(0, lines.length - EXCERPT_LINES_MAX);
+  // What is wrong with a configuration file stands before the fatal line.
+  const from = Math.max(0, fatal >= 0 ? fatal - EXCERPT_LINES_BEFORE : lines.length - EXCERPT_LINES_MAX);
   return lines.slice(from, from + EXCERPT_LINES_MAX).join("\n");
 }
