@@ -83,8 +83,9 @@ void test("start-up and a query, one byte at a time", async () => {
         await sleep(0);
       }
     };
+    const question = once(socket, "data");
     await slowly(Buffer.concat([AUTH_OK, READY]));
-    await once(socket, "data");
+    await question;
     await slowly(Buffer.concat([row, done, READY]));
   });
   await using connection = await server.connect();
