@@ -3,10 +3,18 @@
  * is left behind when it fails or is interrupted; if even the cleaning up is cut off, a marker in `.neon` says so and
  * the next `neon init` starts over.
  */
-import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { ErrorCode, NeonError } from "../base/errors.ts";
+import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
 import type { TenantId } from "../base/ids.ts";
 import { type ImportedTimeline, PageserverClient } from "../client/pageserver-client.ts";
 import { fileError } from "../repository/atomic-file.ts";
@@ -18,11 +26,15 @@ import { type PgBinaries, findBinaries } from "./binaries.ts";
 import { packDataDirectory } from "./data-directory.ts";
 import { initializeDataDirectory } from "./initdb.ts";
 import { PageserverProcess } from "./pageserver-process.ts";
+import { processesWorkingIn } from "./process-identity.ts";
 
 /** Name of the first branch. */
 export const MAIN_BRANCH = "main";
 /** Where the search for the pageserver's port begins. */
 const PAGESERVER_PORT = 9898;
+/** Where initdb works, below `.neon`. */
+const TEMPORARY = "init";
+const PGDATA = "pgdata";
 
 export interface InitOptions {
   /** Directory that gets a `.neon`; created if missing. Absolute. */
@@ -90,9 +102,9 @@ async function fill(
   undo: AsyncDisposableStack,
 ): Promise<ImportedTimeline> {
   const { signal, onStep } = options;
-  const temporary = join(repository.directory, "init");
+  const temporary = join(repository.directory, TEMPORARY);
   mkdirSync(temporary, { recursive: true, mode: 0o755 });
-  const pgdata = join(temporary, "pgdata");
+  const pgdata = join(temporary, PGDATA);
   onStep(`creating a database cluster with Postgres ${binaries.version}`);
   await initializeDataDirectory(binaries, pgdata);
   signal.throwIfAborted();
@@ -129,8 +141,24 @@ function clientOf(repository: Repository): PageserverClient {
 async function clearUnfinished(root: string, onStep: (step: string) => void): Promise<void> {
   onStep("clearing what an interrupted `neon init` left");
   const leftover = await Repository.openUnfinished(root);
-  if (leftover) await new PageserverProcess(leftover).stop({ force: true });
+  if (leftover) {
+    await new PageserverProcess(leftover).stop({ force: true });
+    killWorkers(leftover.pageserverDirectory);
+  }
+  killWorkers(join(root, ".neon", TEMPORARY, PGDATA));
   await Repository.removeUnfinished(root);
+}
+
+/** Ends what still works in a directory: a server that has not written its pid yet, the Postgres of an initdb. */
+function killWorkers(directory: string): void {
+  if (!existsSync(directory)) return;
+  for (const pid of processesWorkingIn(realpathSync(directory))) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch (error) {
+      if (systemCode(error) !== "ESRCH") throw fileError(`cannot end process ${pid}`, error);
+    }
+  }
 }
 
 /** Creates a directory; returns the topmost one that had to be made. */

@@ -135,7 +135,8 @@ export class Repository {
     try {
       // The marker goes last, so that a removal that is interrupted is still recognised.
       for (const name of ["computes", "pageserver", "init", CONFIG, INIT_MARKER]) {
-        await rm(join(directory, name), { recursive: true, force: true });
+        // An initdb whose parent was killed may still be writing for a moment.
+        await rm(join(directory, name), { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
       }
     } catch (error) {
       throw fileError(`cannot remove ${directory}`, error);

@@ -55,5 +55,7 @@ export default class ConfigSet extends BaseCommand {
 function parseValue(key: string, type: "text" | "integer", text: string): string | number {
   if (type === "text") return text;
   if (/^-?\d{1,15}$/.test(text)) return Number(text);
-  throw new NeonError(ErrorCode.Usage, `${key} is a whole number, not "${text}"`);
+  throw new NeonError(ErrorCode.Usage, `${key} is a whole number, not "${text}"`, {
+    hint: `Write it with digits: \`neon config set ${key} 5432\`.`,
+  });
 }

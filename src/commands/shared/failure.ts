@@ -34,14 +34,15 @@ export function signalExitCode(signal: NodeJS.Signals): number {
   return signal === "SIGTERM" ? 143 : 130;
 }
 
-/** No command of that name; carries the nearest one. */
+/** No command of that name. */
 export class UnknownCommandError extends Error {
-  readonly suggestion: string | undefined;
+  /** What to type instead. */
+  readonly hint: string;
 
-  constructor(name: string, suggestion: string | undefined) {
+  constructor(name: string, hint: string) {
     super(`there is no command "${name}"`);
     this.name = "UnknownCommandError";
-    this.suggestion = suggestion;
+    this.hint = hint;
   }
 }
 
@@ -60,8 +61,12 @@ export function failureOf(error: unknown, commandName: string): Failure {
     return { code: error.code, message: error.message, hint: error.hint, exitCode: EXIT_CODES[error.code] };
   }
   if (error instanceof UnknownCommandError) {
-    const hint = error.suggestion ? `Did you mean \`neon ${error.suggestion}\`?` : "Commands: `neon --help`.";
-    return { code: "unknown_command", message: error.message, hint, exitCode: EXIT_UNKNOWN_COMMAND };
+    return {
+      code: "unknown_command",
+      message: error.message,
+      hint: error.hint,
+      exitCode: EXIT_UNKNOWN_COMMAND,
+    };
   }
   if (isParseError(error)) return usageFailure(error, commandName);
   if (error instanceof AssertionError) {

@@ -34,7 +34,7 @@ const TOPICS = {
 /** Runs the command line; sets `process.exitCode` and never throws. `root` is the directory of package.json. */
 export async function main(argv: readonly string[], root: string): Promise<void> {
   try {
-    await dispatch([...argv], root);
+    await dispatch(leadingFlagsLast(argv), root);
   } catch (error) {
     const failure = failureOf(error, "");
     process.exitCode = failure.exitCode;
@@ -74,6 +74,20 @@ async function dispatch(argv: string[], root: string): Promise<void> {
 
 const HELP_OPTIONS = { flagSortOrder: "none", docopts: false } as const;
 
+/** `neon --repo DIR branch` means `neon branch --repo DIR`: flags that every command has may come first. */
+function leadingFlagsLast(argv: readonly string[]): string[] {
+  let count = 0;
+  for (let word = argv[count]; word !== undefined; word = argv[count]) {
+    if (word === "--repo" || word === "--tenant-id") count += 2;
+    else if (word === "--json" || /^--(repo|tenant-id)=/.test(word)) count += 1;
+    else break;
+  }
+  const rest = argv.slice(count);
+  const end = rest.indexOf("--");
+  rest.splice(end < 0 ? rest.length : end, 0, ...argv.slice(0, count));
+  return rest;
+}
+
 /** The words before the first flag: commands come first, as `neon pg create`. */
 function splitWords(argv: readonly string[]): { words: string[]; rest: string[] } {
   const at = argv.findIndex((word) => word.startsWith("-"));
@@ -96,21 +110,28 @@ function hasHelpFlag(argv: readonly string[]): boolean {
 }
 
 function unknownCommand(config: Config, words: readonly string[]): UnknownCommandError {
-  const names = [...config.commandIDs, ...config.topics.map((topic) => topic.name)].map((id) =>
-    id.replaceAll(":", " "),
-  );
-  const { used } = longestId(config, words);
+  const names = [...config.commandIDs, ...config.topics.map((topic) => topic.name)];
+  const { id, used } = longestId(config, words);
   if (used > 0) {
-    const topic = words.slice(0, used).join(" ");
-    const inTopic = words.slice(0, used + 1).join(" ");
-    const siblings = names.filter((name) => name.startsWith(`${topic} `));
-    return new UnknownCommandError(inTopic, nearest(inTopic, siblings) ?? `${topic} --help`);
+    const topic = id.replaceAll(":", " ");
+    const word = words[used] ?? "";
+    const siblings = names
+      .filter((name) => name.startsWith(`${id}:`))
+      .map((name) => name.slice(id.length + 1));
+    const near = nearest(word, siblings);
+    const hint = near ? didYouMean(`${topic} ${near}`) : `See \`neon ${topic} --help\`.`;
+    return new UnknownCommandError(`${topic} ${word}`, hint);
   }
   const typed = words[0] ?? "";
+  const spaced = names.map((name) => name.replaceAll(":", " "));
   // What was typed may go on with arguments, so fewer and fewer of its words are compared.
   for (let count = Math.min(words.length, 3); count > 0; count--) {
-    const suggestion = nearest(words.slice(0, count).join(" "), names);
-    if (suggestion !== undefined) return new UnknownCommandError(typed, suggestion);
+    const near = nearest(words.slice(0, count).join(" "), spaced);
+    if (near !== undefined) return new UnknownCommandError(typed, didYouMean(near));
   }
-  return new UnknownCommandError(typed, undefined);
+  return new UnknownCommandError(typed, "Commands: `neon --help`.");
+}
+
+function didYouMean(command: string): string {
+  return `Did you mean \`neon ${command}\`?`;
 }
