@@ -14,7 +14,18 @@ import {
   rmgrName,
 } from "../../src/postgres/constants.ts";
 import { type ControlFile, parseControlFile } from "../../src/postgres/control-file.ts";
-import { PageBuffer, isNewPage, pageLsn } from "../../src/postgres/page/layout.ts";
+import {
+  ItemState,
+  PageBuffer,
+  PageFlag,
+  isNewPage,
+  itemId,
+  itemOffset,
+  itemState,
+  maxOffsetNumber,
+  pageFlags,
+  pageLsn,
+} from "../../src/postgres/page/layout.ts";
 import { redoBlock } from "../../src/postgres/redo/apply.ts";
 import { clogPagesOfXact, clogZeroedPage, redoClogPage } from "../../src/postgres/redo/clog.ts";
 import { RedoContext } from "../../src/postgres/redo/context.ts";
@@ -44,6 +55,10 @@ import { WalStream } from "../../src/postgres/wal/stream.ts";
 const SHUTDOWN_CHECKPOINT_SIZE = 114;
 const SMGR_TRUNCATE = 0x20;
 const DIFFERENCES_KEPT = 20;
+const SLRU_RMGRS: ReadonlySet<number> = new Set([Rmgr.Xact, Rmgr.Clog, Rmgr.Multixact, Rmgr.Smgr]);
+
+/** Sees each block of each record just before redo, with the page as it is; must not change either. */
+export type BlockObserver = (record: WalRecord, blockIndex: number, page: PageBuffer) => void;
 
 export interface KindCount {
   /** Blocks changed by redo proper: neither image nor compared. */
@@ -81,16 +96,18 @@ export class Replay {
   private readonly base: string;
   private readonly baseControl: ControlFile;
   private readonly context: RedoContext;
+  private readonly observer: BlockObserver | undefined;
   private readonly forks = new Map<string, ForkPages>();
   private readonly slrus = new Map<string, Uint8Array>();
   private readonly image = new PageBuffer();
   private readonly ours = new PageBuffer();
 
   /** `base` is a data directory of a server that was stopped cleanly. */
-  constructor(base: string, options: { hintBitsLogged: boolean }) {
+  constructor(base: string, options: { hintBitsLogged: boolean; observer?: BlockObserver }) {
     this.base = base;
     this.baseControl = readControl(base);
     this.version = this.baseControl.version;
+    this.observer = options.observer;
     this.context = new RedoContext({ version: this.version, hintBitsLogged: options.hintBitsLogged });
   }
 
@@ -123,6 +140,7 @@ export class Replay {
 
   apply(record: WalRecord): void {
     this.records++;
+    if (record.blockCount === 0 && SLRU_RMGRS.has(record.rmgr)) this.count(record, "record").redone++;
     switch (record.rmgr) {
       case Rmgr.Smgr:
         if ((record.info & 0xf0) === SMGR_TRUNCATE) this.truncate(record);
@@ -166,7 +184,8 @@ export class Replay {
 
   private applyBlock(record: WalRecord, block: BlockRef, index: number): void {
     const page = this.page(block, block.fork, block.blockNumber);
-    const count = this.count(record, `block ${block.id}`);
+    const count = this.count(record, record.rmgr === Rmgr.Xlog ? "blocks" : `block ${block.id}`);
+    this.observer?.(record, index, page);
     if (block.hasImage) this.checkLsnBefore(record, block, page);
     try {
       redoBlock(page, record, index, this.context);
@@ -219,10 +238,7 @@ export class Replay {
   }
 
   private count(record: WalRecord, what: string): KindCount {
-    const isHeap = record.rmgr === Rmgr.Heap || record.rmgr === Rmgr.Heap2;
-    const info = record.info & 0xf0;
-    const name = `${rmgrName(record.rmgr)} 0x${(isHeap ? info & 0x70 : info).toString(16).padStart(2, "0")}`;
-    const key = `${name}${isHeap && info & 0x80 ? "+init" : ""} ${what}`;
+    const key = `${kindOf(record)} ${what}`;
     let count = this.counts.get(key);
     if (count === undefined) {
       count = { redone: 0, restored: 0, compared: 0 };
@@ -283,6 +299,30 @@ export class Replay {
   }
 }
 
+/** The record's kind, with the flags that make redo take another way. */
+function kindOf(record: WalRecord): string {
+  const isHeap = record.rmgr === Rmgr.Heap || record.rmgr === Rmgr.Heap2;
+  const operation = record.info & (isHeap || record.rmgr === Rmgr.Xact ? 0x70 : 0xf0);
+  let kind = `${rmgrName(record.rmgr)} 0x${operation.toString(16).padStart(2, "0")}`;
+  if (isHeap && record.info & 0x80) kind += "+init";
+  const main = record.mainOffset;
+  const byte = (at: number) => record.view.getUint8(main + at);
+  if (record.rmgr === Rmgr.Heap && operation === 0x10) {
+    if (byte(7) & 0x08) kind += "+super";
+    if (byte(7) & 0x10) kind += "+moved";
+  } else if (record.rmgr === Rmgr.Heap && (operation === 0x20 || operation === 0x40)) {
+    if (byte(7) & 0x20) kind += "+prefix";
+    if (byte(7) & 0x40) kind += "+suffix";
+  } else if (record.rmgr === Rmgr.Heap2 && operation >= 0x10 && operation <= 0x30) {
+    if (byte(1) & 0x04) kind += "+cleanup";
+    if (byte(1) & 0x10) kind += "+freeze";
+    if (byte(1) & 0x20) kind += "+redirect";
+  } else if (record.rmgr === Rmgr.Btree && (operation === 0x30 || operation === 0x40)) {
+    if (record.view.getUint16(main + 8, true) !== 0) kind += "+posting";
+  }
+  return kind;
+}
+
 function cut(fork: ForkPages, blocks: number): void {
   fork.baseBlocks = Math.min(fork.baseBlocks, blocks);
   for (const block of fork.pages.keys()) if (block >= blocks) fork.pages.delete(block);
@@ -308,6 +348,10 @@ export function firstDifference(
   blockNumber: number,
 ): string | undefined {
   if (isNewPage(page) && isNewPage(theirs)) return undefined;
+  if (rmgr === Rmgr.Heap || rmgr === Rmgr.Heap2) {
+    const difference = strictHeapDifference(page, theirs);
+    if (difference !== undefined) return difference;
+  }
   scratch.bytes.set(page.bytes);
   try {
     maskPage(rmgr, scratch, blockNumber);
@@ -320,4 +364,25 @@ export function firstDifference(
   for (let i = 0; i < PAGE_SIZE; i++) if (scratch.bytes[i] !== theirs.bytes[i]) different.push(i);
   const first = different[0] as number;
   return `${different.length} bytes differ, first at ${first}: ${scratch.bytes[first]}, server ${theirs.bytes[first]} (${different.slice(0, 8).join(" ")})`;
+}
+
+/** Bits of a tuple's infomask that are hints (committed, invalid) or not in WAL (combined command id). */
+const INFOMASK_HINTS = 0x0f20;
+
+/** Postgres' mask hides more than it must: what locks and updates say in infomask, and whether a page is all-visible. */
+function strictHeapDifference(page: PageBuffer, theirs: PageBuffer): string | undefined {
+  const flags = pageFlags(page) & PageFlag.AllVisible;
+  if (flags !== (pageFlags(theirs) & PageFlag.AllVisible)) return `all-visible flag ${flags}`;
+  const count = Math.min(maxOffsetNumber(page), maxOffsetNumber(theirs));
+  for (let number = 1; number <= count; number++) {
+    const id = itemId(page, number);
+    if (itemState(id) !== ItemState.Normal || id !== itemId(theirs, number)) continue;
+    const at = itemOffset(id) + 20;
+    const ours = page.view.getUint16(at, true) & ~INFOMASK_HINTS;
+    const expected = theirs.view.getUint16(at, true) & ~INFOMASK_HINTS;
+    if (ours !== expected) {
+      return `infomask of item ${number}: ${ours.toString(16)}, server ${expected.toString(16)}`;
+    }
+  }
+  return undefined;
 }

@@ -51,6 +51,18 @@ async function tables(client: Client): Promise<void> {
     "select id from plain where id between 2300 and 2310 for share",
     "delete from plain where id > 3000",
     "vacuum (truncate on) plain",
+    // Updates that share the front, the back or nothing with the old tuple, on the same page.
+    "create table fronts (x text, n int) with (fillfactor = 40)",
+    "create index fronts_n on fronts (n)",
+    "insert into fronts select 'some text in front', i from generate_series(1, 300) i",
+    "update fronts set n = (n * 2654435761 % 2000000011)::int",
+    "create table backs (n int, x text) with (fillfactor = 40)",
+    "create index backs_n on backs (n)",
+    "insert into backs select i, 'some text behind' from generate_series(1, 300) i",
+    "update backs set n = (n * 2654435761 % 2000000011)::int",
+    "create table pairs (a int, b int) with (fillfactor = 40)",
+    "insert into pairs select i, i from generate_series(1, 300) i",
+    "update pairs set a = a + 1, b = (b::bigint * 2654435761 % 2000000011)::int",
     "create table parts (k int, v text) partition by range (k)",
     "create table parts_low partition of parts for values from (0) to (100)",
     "create table parts_high partition of parts for values from (100) to (200)",
@@ -122,6 +134,13 @@ async function indexes(client: Client): Promise<void> {
     "vacuum wide",
     "vacuum wide",
     "insert into wide select lpad((i * 7919 % 3001)::text, 900, '0') from generate_series(1, 600) i",
+    // Rows that go into the middle of full posting lists, because the heap has room at its start only.
+    "create table duplicates (n int)",
+    "create index duplicates_n on duplicates (n)",
+    "insert into duplicates select i % 3 from generate_series(1, 9000) i",
+    "delete from duplicates where n = 1",
+    "vacuum duplicates",
+    "insert into duplicates select 2 from generate_series(1, 2900) i",
     // Versions of rows that only one index cares about: deletion from the bottom up, and dead items.
     "create table churn (id int primary key, n int, t text)",
     "create index churn_n on churn (n)",
@@ -188,6 +207,45 @@ async function transactions(server: TestPostgres, client: Client): Promise<void>
   }
 }
 
+/**
+ * An insertion with ON CONFLICT that finds out only after it has put the row into the table that somebody else was
+ * faster, and takes it back. The index calls a function, and this waits when the row is there.
+ */
+async function speculativeAbort(server: TestPostgres, client: Client): Promise<void> {
+  await each(client, [
+    "create table contested (k text)",
+    `create function waiting(text) returns text immutable language plpgsql as $$
+     declare calls int := coalesce(nullif(current_setting('test.calls', true), ''), '0')::int + 1;
+     begin
+       perform set_config('test.calls', calls::text, false);
+       if current_setting('test.wait', true) = 'on' and calls = 2 then
+         perform pg_advisory_lock(42);
+         perform pg_advisory_unlock(42);
+       end if;
+       return $1;
+     end $$`,
+    "create unique index contested_k on contested (waiting(k))",
+    "select pg_advisory_lock(42)",
+  ]);
+  const other = await server.connect();
+  try {
+    await other.query("set test.wait = 'on'");
+    const slow = other.query("insert into contested values ('same') on conflict do nothing");
+    const waiting = "select count(*) > 0 as yes from pg_locks where locktype = 'advisory' and not granted";
+    const deadline = Date.now() + 30_000;
+    for (;;) {
+      if (Date.now() > deadline) throw new Error("nobody waits for the advisory lock");
+      const result = await client.query<{ yes: boolean }>(waiting);
+      if (result.rows[0]?.yes) break;
+    }
+    await client.query("insert into contested values ('same')");
+    await client.query("select pg_advisory_unlock(42)");
+    await slow;
+  } finally {
+    await other.end();
+  }
+}
+
 async function crowd(server: TestPostgres, client: Client, transactionCount: number): Promise<void> {
   await each(client, [
     "create table hot (id int primary key, v int)",
@@ -225,6 +283,7 @@ export async function runWorkload(server: TestPostgres, transactionCount: number
     await tables(client);
     await indexes(client);
     await transactions(server, client);
+    await speculativeAbort(server, client);
     await crowd(server, client, transactionCount);
     await each(client, ["vacuum (freeze) hot", "vacuum", "checkpoint", "update hot set v = v + 1"]);
   } finally {
