@@ -133,6 +133,7 @@ export class LayerFile {
 
   /** The bytes of a value in the payload of its data block. View. */
   slice(open: OpenLayer, payload: Uint8Array, data: number, offset: number, length: number): Uint8Array {
+    if (length === 0) return NO_BYTES;
     if (offset + length > payload.length) {
       const position = open.dataStart[data] as number;
       throw corrupt(`${this.path}: block at offset ${position} ends within a value`, {

@@ -2,7 +2,7 @@
  * The layer files of one timeline and their index on disk. Publishing is atomic: new files are written, synced and
  * renamed, then the index that names them replaces the old one, and only then do readers see them.
  */
-import { ErrorCode, NeonError, assert, corrupt, messageOf } from "../base/errors.ts";
+import { ErrorCode, NeonError, assert, corrupt, messageOf, systemCode } from "../base/errors.ts";
 import { type Lsn, formatLsn } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
 import {
@@ -111,21 +111,25 @@ export class LayerSet implements AsyncDisposable {
   }
 
   /**
-   * Makes finished layers (already synced) part of the timeline. `onPublished` runs in the same turn in which readers
+   * Makes finished layers (already synced) part of the timeline and moves `durableLsn` up. `onPublished` runs in the same turn in which readers
    * begin to see them. If it fails before the index was replaced, nothing has changed and it can be tried again.
    */
-  publish(added: readonly NewLayer[], durableLsn: Lsn, onPublished: () => void): Promise<void> {
-    const turn = this.last.then(() => this.publishNow(added, durableLsn, onPublished));
+  publish(
+    added: readonly NewLayer[],
+    change: { durableLsn?: Lsn; onPublished?: () => void } = {},
+  ): Promise<void> {
+    const turn = this.last.then(() => this.publishNow(added, change.durableLsn, change.onPublished));
     this.last = turn.catch(() => undefined);
     return turn;
   }
 
   private async publishNow(
     added: readonly NewLayer[],
-    durableLsn: Lsn,
-    onPublished: () => void,
+    newDurableLsn: Lsn | undefined,
+    onPublished: (() => void) | undefined,
   ): Promise<void> {
     this.checkUsable();
+    const durableLsn = newDurableLsn ?? this.index.durableLsn;
     assert(durableLsn >= this.index.durableLsn, "the durable LSN never decreases");
     const index: TimelineIndex = {
       startLsn: this.index.startLsn,
@@ -143,8 +147,9 @@ export class LayerSet implements AsyncDisposable {
       if (added.length > 0) await this.files.syncDirectory(this.directory);
       await this.prepareIndex(index);
     } catch (error) {
-      await this.discard(added.map(({ descriptor }) => this.pathOf(descriptor.name)));
-      throw error;
+      const begun = added.map(({ descriptor }) => this.pathOf(descriptor.name));
+      await this.discard([...begun, this.temporaryPathOf(INDEX_FILE_NAME)]);
+      throw asResourceError(error, `publish layers in ${this.directory}`);
     }
     try {
       await this.replaceIndex();
@@ -155,7 +160,7 @@ export class LayerSet implements AsyncDisposable {
     }
     this.index = index;
     this.layers = layers;
-    onPublished();
+    onPublished?.();
   }
 
   /** Throws if an earlier failure left the state of the disk unknown. */
@@ -188,6 +193,17 @@ export class LayerSet implements AsyncDisposable {
     await this.last;
     for (const layer of this.layers.layers) this.cache.handles.forget(layer.path);
   }
+}
+
+/** A full disk and other failures of the system as a `resource` error; anything else stays what it is. */
+export function asResourceError(error: unknown, what: string): unknown {
+  const code = systemCode(error);
+  if (code === undefined || error instanceof NeonError) return error;
+  return new NeonError(ErrorCode.Resource, `${what}: ${messageOf(error)}`, {
+    hint: "Nothing is lost. Once the cause is removed, the write is tried again.",
+    data: { systemCode: code },
+    cause: error,
+  });
 }
 
 function parentOf(directory: string): string {

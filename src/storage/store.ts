@@ -11,7 +11,7 @@ import { type KeyRange, compareToKey, rangeContains } from "./key-range.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import type { LayerMap } from "./layer-map.ts";
-import { LayerSet, type NewLayer } from "./layer-set.ts";
+import { LayerSet, type NewLayer, asResourceError } from "./layer-set.ts";
 import { MemoryLayer } from "./memory-layer.ts";
 import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
 import { type ScanLevel, scanLevels } from "./scan.ts";
@@ -34,7 +34,12 @@ export interface StoreOptions {
   readonly ancestor?: { readonly store: TimelineStore; readonly lsn: Lsn } | undefined;
   /** Where this timeline's own values begin. */
   readonly startLsn: Lsn;
+  /** Image layers are cut into files of about this size in bytes; 1 GiB. */
+  readonly imageFileBytes?: number;
 }
+
+/** Without `startLsn`, what the index says is believed. */
+export type OpenStoreOptions = Omit<StoreOptions, "startLsn"> & { readonly startLsn?: Lsn };
 
 export interface StoreDependencies {
   readonly files: Files;
@@ -57,6 +62,7 @@ export class TimelineStore implements AsyncDisposable {
   readonly ancestor: { readonly store: TimelineStore; readonly lsn: Lsn } | undefined;
   private readonly files: Files;
   private readonly set: LayerSet;
+  private readonly imageFileBytes: number | undefined;
   private readonly prefixes = new PrefixTable();
   private open: MemoryLayer;
   /** Newest first. Replaced, never changed: readers keep the list they began with. */
@@ -66,6 +72,7 @@ export class TimelineStore implements AsyncDisposable {
 
   private constructor(options: StoreOptions, set: LayerSet, files: Files) {
     this.ancestor = options.ancestor;
+    this.imageFileBytes = options.imageFileBytes;
     this.files = files;
     this.set = set;
     this.open = new MemoryLayer(set.durableLsn, this.prefixes, {
@@ -80,9 +87,9 @@ export class TimelineStore implements AsyncDisposable {
   }
 
   /** Opens what is on disk and removes files that no index names. Values above `durableLsn` are gone. */
-  static async open(options: StoreOptions, { files, cache }: StoreDependencies): Promise<TimelineStore> {
+  static async open(options: OpenStoreOptions, { files, cache }: StoreDependencies): Promise<TimelineStore> {
     const set = await LayerSet.open(options.directory, files, cache);
-    if (set.startLsn !== options.startLsn) {
+    if (options.startLsn !== undefined && set.startLsn !== options.startLsn) {
       const found = formatLsn(set.startLsn);
       throw corrupt(
         `the index in ${options.directory} starts at ${found}, not at ${formatLsn(options.startLsn)}`,
@@ -93,7 +100,7 @@ export class TimelineStore implements AsyncDisposable {
         },
       );
     }
-    return new TimelineStore(options, set, files);
+    return new TimelineStore({ ...options, startLsn: set.startLsn }, set, files);
   }
 
   get startLsn(): Lsn {
@@ -276,9 +283,10 @@ export class TimelineStore implements AsyncDisposable {
   private async flushLayer(layer: MemoryLayer): Promise<void> {
     this.set.checkUsable();
     const added = layer.entryCount === 0 ? [] : [await this.writeDeltaLayer(layer)];
-    await this.set.publish(added, layer.endLsn, () => {
+    const onPublished = () => {
       this.frozen = this.frozen.filter((other) => other !== layer);
-    });
+    };
+    await this.set.publish(added, { durableLsn: layer.endLsn, onPublished });
   }
 
   private async writeDeltaLayer(layer: MemoryLayer): Promise<NewLayer> {
@@ -291,7 +299,7 @@ export class TimelineStore implements AsyncDisposable {
       return { temporaryPath, descriptor: { ...written, name, kind: LayerKind.Delta, startLsn, endLsn } };
     } catch (error) {
       await set.discard([temporaryPath]);
-      throw error;
+      throw asResourceError(error, `write layer ${temporaryPath}`);
     }
   }
 
@@ -310,7 +318,10 @@ export class TimelineStore implements AsyncDisposable {
       return set.temporaryPathOf(name);
     };
     try {
-      const written = await writeImages({ range, lsn, source, newPath }, this.files);
+      const written = await writeImages(
+        { range, lsn, source, newPath, fileBytesMax: this.imageFileBytes },
+        this.files,
+      );
       const layers = written.map(({ path, ...layer }) => ({
         temporaryPath: path,
         descriptor: {
@@ -321,10 +332,10 @@ export class TimelineStore implements AsyncDisposable {
           endLsn: lsn,
         },
       }));
-      await set.publish(layers, this.durableLsn, () => undefined);
+      await set.publish(layers);
     } catch (error) {
       await set.discard([...names.keys()]);
-      throw error;
+      throw asResourceError(error, `write image layer in ${set.directory}`);
     }
   }
 }

@@ -20,7 +20,7 @@ export interface ImageJob {
   readonly source: ImageSource;
   /** A fresh temporary path for each file. */
   readonly newPath: () => string;
-  readonly fileBytesMax?: number;
+  readonly fileBytesMax?: number | undefined;
 }
 
 export interface WrittenImage extends WrittenLayer {
@@ -42,7 +42,7 @@ export async function writeImages(job: ImageJob, files: Files): Promise<WrittenI
     for await (const batch of job.source) {
       for (const { key, bytes } of batch) {
         checkOrder(key, last, range);
-        if (writer.dataBytes >= fileBytesMax) {
+        if (writer.dataBytes >= fileBytesMax && last !== undefined) {
           written.push({ ...(await writer.finish({ from, to: key })), path });
           from = key;
           path = job.newPath();
