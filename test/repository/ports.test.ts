@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { ErrorCode, NeonError } from "../../src/base/errors.ts";
+import { portIsFree, reservePort } from "../../src/repository/ports.ts";
+
+const CHILD = join(import.meta.dirname, "lock-child.ts");
+
+async function listenSomewhere(t: TestContext, host: string): Promise<number> {
+  const server = createServer();
+  server.listen(0, host);
+  await once(server, "listening");
+  t.after(() => server.close());
+  return (server.address() as AddressInfo).port;
+}
+
+test("a port that somebody listens on is not free, on whatever address", async (t) => {
+  for (const host of ["127.0.0.1", "0.0.0.0"]) {
+    const port = await listenSomewhere(t, host);
+    assert.equal(await portIsFree(port), false, host);
+    const { port: next, release } = await reservePort({ first: port });
+    assert.notEqual(next, port);
+    release();
+    await assert.rejects(
+      reservePort({ first: 1, wanted: port }),
+      (error) =>
+        error instanceof NeonError &&
+        error.code === ErrorCode.Resource &&
+        error.message.includes(String(port)),
+    );
+  }
+});
+
+test("a reserved port is not given away twice, a released one is", async (t) => {
+  const base = await listenSomewhere(t, "127.0.0.1");
+  const first = await reservePort({ first: base });
+  const second = await reservePort({ first: base });
+  assert.notEqual(first.port, second.port);
+  first.release();
+  const again = await reservePort({ first: base, wanted: first.port });
+  assert.equal(again.port, first.port);
+  const third = await reservePort({ first: base, avoid: new Set([second.port + 1]) });
+  assert.notEqual(third.port, second.port + 1);
+  for (const { release } of [again, second, third]) release();
+});
+
+test("processes that ask at once get different ports", async (t) => {
+  const base = await listenSomewhere(t, "127.0.0.1");
+  const ports = await Promise.all(
+    [1, 2, 3, 4].map(async () => {
+      const child = spawn(process.execPath, [CHILD, "port", String(base)], {
+        stdio: ["pipe", "pipe", "inherit"],
+      });
+      t.after(async () => {
+        child.stdin.end();
+        if (child.exitCode === null) await once(child, "exit");
+      });
+      const [line] = (await once(child.stdout, "data")) as [Buffer];
+      return Number(line.toString());
+    }),
+  );
+  assert.equal(new Set(ports).size, 4, ports.join(" "));
+});
+
+test("what is no port is a usage error", async () => {
+  for (const wanted of [0, -1, 65_536, 1.5, Number.NaN]) {
+    await assert.rejects(
+      reservePort({ first: 1, wanted }),
+      (error) => error instanceof NeonError && error.code === ErrorCode.Usage,
+    );
+  }
+});
