@@ -57,7 +57,8 @@ export class LayerSet implements AsyncDisposable {
     const index = { startLsn, durableLsn: startLsn, nextFile: 1, layers: [] };
     const set = new LayerSet(directory, index, files, cache);
     await set.prepareIndex(index);
-    await set.replaceIndex();
+    await files.rename(set.temporaryPathOf(INDEX_FILE_NAME), set.pathOf(INDEX_FILE_NAME));
+    await files.syncDirectory(directory);
     await files.syncDirectory(parentOf(directory));
     return set;
   }
@@ -146,18 +147,14 @@ export class LayerSet implements AsyncDisposable {
       }
       if (added.length > 0) await this.files.syncDirectory(this.directory);
       await this.prepareIndex(index);
+      await this.renameIndex();
     } catch (error) {
+      this.checkUsable();
       const begun = added.map(({ descriptor }) => this.pathOf(descriptor.name));
       await this.discard([...begun, this.temporaryPathOf(INDEX_FILE_NAME)]);
       throw asResourceError(error, `publish layers in ${this.directory}`);
     }
-    try {
-      await this.replaceIndex();
-    } catch (error) {
-      // Whether the disk has the old index or the new one is unknown: nothing may be built on either.
-      this.broken = error;
-      throw error;
-    }
+    await this.syncIndexName();
     this.index = index;
     this.layers = layers;
     onPublished?.();
@@ -183,9 +180,26 @@ export class LayerSet implements AsyncDisposable {
     }
   }
 
-  private async replaceIndex(): Promise<void> {
-    await this.files.rename(this.temporaryPathOf(INDEX_FILE_NAME), this.pathOf(INDEX_FILE_NAME));
-    await this.files.syncDirectory(this.directory);
+  /** If this fails, the old index is in force, unless the set is broken. */
+  private async renameIndex(): Promise<void> {
+    const path = this.pathOf(INDEX_FILE_NAME);
+    try {
+      await this.files.rename(this.temporaryPathOf(INDEX_FILE_NAME), path);
+    } catch (error) {
+      const found = await this.files.readWhole(path).catch(() => undefined);
+      if (!found || !sameBytes(found, encodeIndex(this.index))) this.broken = error;
+      throw error;
+    }
+  }
+
+  private async syncIndexName(): Promise<void> {
+    try {
+      await this.files.syncDirectory(this.directory);
+    } catch (error) {
+      // Whether the disk has the old index or the new one is unknown: nothing may be built on either.
+      this.broken = error;
+      throw error;
+    }
   }
 
   /** Waits for a publication that is under way and closes the files. */
@@ -204,6 +218,10 @@ export function asResourceError(error: unknown, what: string): unknown {
     data: { systemCode: code },
     cause: error,
   });
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 function parentOf(directory: string): string {
