@@ -50,7 +50,7 @@ export interface ComputeRecord {
   readonly port: number;
   /** Where the data directory started: for a read-only compute, the moment that it shows. */
   readonly lsn: Lsn;
-  /** The last writer epoch that this compute opened. */
+  /** The writer epoch that this compute has opened and not closed. */
   readonly epoch: WriterEpoch | null;
   /** The last Postgres that was started and has not been stopped by us. */
   readonly process: RecordedProcess | null;

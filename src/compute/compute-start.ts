@@ -20,6 +20,8 @@ import type { ComputePaths } from "./compute-paths.ts";
 import {
   type DirectoryState,
   readDirectoryState,
+  removeStaleLocks,
+  removeTree,
   replaceDirectory,
   saveAutoConf,
   writeConfiguration,
@@ -50,6 +52,7 @@ export async function startCompute(
   const binaries = await context.binaries();
   checkMachine(context, binaries, stopped, paths);
   await waitForOrphans(paths.pgdata);
+  await removeStaleLocks(paths);
   const port = await reservePort({ first: stopped.port, wanted: stopped.port });
   try {
     const prepared =
@@ -208,8 +211,10 @@ async function runPostgres(
   await writeComputeFile(paths.file, running);
   await postmaster.waitUntilReady();
   saveAutoConf(paths);
+  const cleaning = removeTree(paths.oldPgdata);
   // Before the pageserver streams from it, every COMMIT would wait.
-  if (waitsForPageserver(record)) await waitUntilFollowed(context, running);
+  const following = waitsForPageserver(record) ? waitUntilFollowed(context, running) : undefined;
+  await Promise.all([cleaning, following]);
   return running;
 }
 

@@ -115,7 +115,7 @@ async function handOver(
   }
   const done = await write(paths, { ...stopped, stop: { lsn: stop.lsn, ingested: true } });
   await context.pageserver.closeWriter(done.timelineId, epoch);
-  return done;
+  return write(paths, { ...done, epoch: null });
 }
 
 async function stopImmediately(
@@ -140,16 +140,18 @@ async function settleCrashed(
   await waitForOrphans(paths.pgdata);
   // Under `commit = local` the directory holds commits that the pageserver may lack: its epoch stays open, so that
   // nobody else writes to the branch before they have been sent.
-  if (record.mode === "read-write" && record.commit === "remote" && record.epoch !== null && record.process) {
+  let { epoch } = record;
+  if (record.mode === "read-write" && record.commit === "remote" && epoch !== null) {
     try {
-      await context.pageserver.closeWriter(record.timelineId, record.epoch);
+      await context.pageserver.closeWriter(record.timelineId, epoch);
+      epoch = null;
     } catch (error) {
       const gone = error instanceof NeonError && error.code === ErrorCode.NotFound;
       if (!gone)
         context.events.caution?.(`The pageserver still waits for ${record.name}: ${messageOf(error)}.`);
     }
   }
-  return write(paths, { ...record, process: null });
+  return write(paths, { ...record, process: null, epoch });
 }
 
 async function shutDown(record: ComputeRecord, paths: ComputePaths): Promise<void> {

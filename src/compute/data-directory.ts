@@ -8,6 +8,7 @@ import {
   constants,
   fchmodSync,
   fchownSync,
+  ftruncateSync,
   lchownSync,
   mkdirSync,
   openSync,
@@ -27,6 +28,17 @@ const DEPTH_MAX = 8;
 const ENTRIES_MAX = 50_000_000;
 /** Longest path within a data directory, characters. */
 const PATH_MAX = 1000;
+
+/** Segments of WAL are mostly zeros that nobody has written yet: they need no room on the disk. */
+const WAL_DIRECTORY = "pg_wal/";
+const ZEROS = Buffer.alloc(64 * 1024);
+
+interface OpenFile {
+  readonly descriptor: number;
+  readonly leavesHoles: boolean;
+  /** Where the next bytes go. */
+  position: number;
+}
 
 /** What a server that runs leaves lying about and what says nothing about the data. */
 const NOT_PACKED = new Set(["postmaster.pid", "postmaster.opts", "pg_internal.init"]);
@@ -139,23 +151,18 @@ class Extraction {
   }
 
   private accept(entry: ReadEntry): void {
-    // A failure cannot be thrown through the parser; the rest is read past until `feed` reports it.
-    if (this.failure !== undefined) {
-      entry.resume();
-      return;
-    }
-    try {
+    let isFile = false;
+    this.guarded(() => {
       const path = checkedPath(entry.path);
       if (this.files + this.directories.size >= ENTRIES_MAX) throw badArchive("it has too many entries");
-      if (entry.type === "Directory") {
-        this.makeDirectory(path);
-        entry.resume();
-      } else if (entry.type === "File" || entry.type === "OldFile") this.receiveFile(path, entry);
-      else throw badArchive(`${path} is a ${entry.type}, not a file or directory`);
-    } catch (error) {
-      this.fail(error);
-      entry.resume();
-    }
+      if (entry.type === "Directory") this.makeDirectory(path);
+      else if (entry.type === "File" || entry.type === "OldFile") {
+        this.receiveFile(path, entry);
+        isFile = true;
+      } else throw badArchive(`${path} is a ${entry.type}, not a file or directory`);
+    });
+    // What nobody listens to must be read past, or the parser waits for ever.
+    if (!isFile) entry.resume();
   }
 
   private receiveFile(path: string, entry: ReadEntry): void {
@@ -169,17 +176,31 @@ class Extraction {
     // The umask may have taken away what Postgres needs.
     fchmodSync(descriptor, 0o600);
     if (this.owner) fchownSync(descriptor, this.owner.uid, this.owner.gid);
-    entry.on("data", (chunk: Buffer) => this.writeChunk(chunk));
-    entry.on("end", () => {
-      if (this.descriptor === descriptor) this.abandon();
-    });
+    const file: OpenFile = { descriptor, leavesHoles: path.startsWith(WAL_DIRECTORY), position: 0 };
+    entry.on("data", (chunk: Buffer) => this.guarded(() => this.writeChunk(file, chunk)));
+    entry.on("end", () => this.guarded(() => this.closeFile(file)));
   }
 
-  private writeChunk(chunk: Buffer): void {
-    if (this.failure !== undefined || this.descriptor === undefined) return;
+  private writeChunk(file: OpenFile, chunk: Buffer): void {
+    if (!file.leavesHoles || !isZero(chunk)) {
+      for (let done = 0; done < chunk.length;) {
+        done += writeSync(file.descriptor, chunk, done, chunk.length - done, file.position + done);
+      }
+    }
+    file.position += chunk.length;
+    this.bytes += chunk.length;
+  }
+
+  private closeFile(file: OpenFile): void {
+    if (file.leavesHoles) ftruncateSync(file.descriptor, file.position);
+    this.abandon();
+  }
+
+  /** Runs what a parser event asks for. A failure cannot be thrown through the parser: it waits for `feed`. */
+  private guarded(action: () => void): void {
+    if (this.failure !== undefined) return;
     try {
-      for (let done = 0; done < chunk.length;) done += writeSync(this.descriptor, chunk, done);
-      this.bytes += chunk.length;
+      action();
     } catch (error) {
       this.fail(error);
     }
@@ -216,6 +237,10 @@ function checkedPath(path: string): string {
     parts[0] === "";
   if (bad) throw badArchive(`the path ${JSON.stringify(path.slice(0, 100))} is not allowed`);
   return parts.length === 0 ? "." : parts.join("/");
+}
+
+function isZero(chunk: Buffer): boolean {
+  return chunk.length <= ZEROS.length && ZEROS.compare(chunk, 0, chunk.length, 0, chunk.length) === 0;
 }
 
 function badArchive(message: string, cause?: unknown): NeonError {

@@ -68,7 +68,8 @@ export function readDirectoryState(pgdata: string): DirectoryState | undefined {
 }
 
 /**
- * Replaces the data directory by one from a base backup. What ALTER SYSTEM has set so far goes along.
+ * Replaces the data directory by one from a base backup. What ALTER SYSTEM has set so far goes along. The old one stays
+ * as `oldPgdata`, to be removed when there is time: on ext4, making files right after removing many is slow.
  * @param trustOld the old directory was written in this boot, so its files hold what was written to them.
  */
 export async function replaceDirectory(
@@ -94,7 +95,6 @@ export async function replaceDirectory(
     await removeTree(paths.newPgdata);
     throw systemCode(error) === undefined ? error : fileError(`cannot replace ${paths.pgdata}`, error);
   }
-  await removeTree(paths.oldPgdata);
 }
 
 /** Keeps a copy of what ALTER SYSTEM has set, for the day on which the data directory is gone or not to be trusted. */
@@ -126,6 +126,16 @@ export function writeConfiguration(
   } catch (error) {
     throw systemCode(error) === undefined ? error : fileError(`cannot configure ${paths.pgdata}`, error);
   }
+}
+
+/**
+ * Removes the lock files of a server that did not end in order. Postgres removes them itself unless a process with that
+ * pid exists, and for that it takes a zombie, or whoever got the number since. Only after every process of the
+ * directory is known to have gone.
+ */
+export async function removeStaleLocks(paths: ComputePaths): Promise<void> {
+  await removeTree(join(paths.pgdata, "postmaster.pid"));
+  await removeTree(paths.sockets);
 }
 
 function makeSocketDirectory(path: string, owner: RunAs | undefined): void {

@@ -22,7 +22,7 @@ export interface DirectoryFacts {
   /** Written to in this boot only. */
   readonly sameBoot: boolean;
   readonly stop: CleanStop | null;
-  /** The last epoch that this compute opened. */
+  /** The epoch that this compute has opened and not closed. */
   readonly epoch: WriterEpoch | null;
   /** The epoch that was open at the pageserver before this start. */
   readonly openEpoch: WriterEpoch | null;
