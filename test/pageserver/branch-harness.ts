@@ -137,6 +137,12 @@ export class Lab implements AsyncDisposable {
     await server.start({ "neon.writer_epoch": epoch, port });
   }
 
+  /** Removes a stopped compute's files. */
+  async release(server: TestPostgres): Promise<void> {
+    this.computes.splice(this.computes.indexOf(server), 1);
+    await server[Symbol.asyncDispose]();
+  }
+
   private timelineDirectory(id: string): string {
     const directory = join(this.directory, id);
     mkdirSync(directory, { recursive: true });

@@ -1,85 +1,13 @@
 /** The pageserver as a process: its working directory, its port, signals, exit codes, and what a restart finds. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Child, configure, readJson } from "./child.ts";
 import { TENANT, TOKEN, TempDirectory } from "./harness.ts";
-
-const PROGRAM = join(import.meta.dirname, "fake-pageserver.ts");
-
-/** A child that is killed and waited for at the end of the test. */
-class Child implements AsyncDisposable {
-  readonly workdir: string;
-  private readonly child: ChildProcess;
-  private readonly ended: Promise<unknown>;
-  output = "";
-  log = "";
-
-  constructor(workdir: string, args: readonly string[] = ["--workdir", workdir]) {
-    this.workdir = workdir;
-    this.child = spawn(process.execPath, [PROGRAM, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-    this.ended = once(this.child, "close");
-    this.child.stdout?.on("data", (data) => (this.output += String(data)));
-    this.child.stderr?.on("data", (data) => (this.log += String(data)));
-  }
-
-  get pid(): number {
-    return this.child.pid ?? -1;
-  }
-
-  /** Its address, once it is ready. */
-  async ready(): Promise<string> {
-    const deadline = performance.now() + 20_000;
-    for (;;) {
-      assert.ok(performance.now() < deadline && this.child.exitCode === null, `ready; its log: ${this.log}`);
-      const pidFile = readJson(join(this.workdir, "pageserver.pid"));
-      if (pidFile?.["pid"] === this.pid) {
-        const url = `http://${String(pidFile["listen"])}`;
-        if ((await api(url, "GET", "/v1/status"))["state"] === "ready") return url;
-      }
-      await sleep(10);
-    }
-  }
-
-  /** Exit code or signal. */
-  async end(): Promise<number | string | null> {
-    await this.ended;
-    return this.child.exitCode ?? this.child.signalCode;
-  }
-
-  signal(signal: NodeJS.Signals): void {
-    this.child.kill(signal);
-  }
-
-  /** The last line of the log that says why it ended. */
-  get lastWords(): Record<string, unknown> {
-    const lines = this.log.split("\n").filter((line) => line.startsWith("{"));
-    return lines.map((line) => JSON.parse(line)).findLast((line) => line.level === 60) ?? {};
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.child.kill("SIGKILL");
-    await this.ended;
-  }
-}
-
-function readJson(path: string): Record<string, unknown> | undefined {
-  try {
-    return JSON.parse(readFileSync(path, "utf8"));
-  } catch {
-    return undefined;
-  }
-}
-
-function configure(directory: TempDirectory, lines = ""): string {
-  const text = `listen = "127.0.0.1:0"\nauth_token = "${TOKEN}"\n${lines}`;
-  writeFileSync(join(directory.path, "pageserver.toml"), text);
-  return directory.path;
-}
 
 async function api(
   url: string,
@@ -97,7 +25,7 @@ async function api(
 
 void test("starts, says who it is, prints nothing on stdout, and ends orderly on SIGTERM", async () => {
   using directory = new TempDirectory();
-  await using server = new Child(configure(directory));
+  await using server = new Child("fake-pageserver.ts", configure(directory));
   const url = await server.ready();
   const status = await api(url, "GET", "/v1/status");
   assert.equal(status["pid"], server.pid);
@@ -116,9 +44,9 @@ void test("starts, says who it is, prints nothing on stdout, and ends orderly on
 
 void test("a second one on the same directory is refused, also with another port", async () => {
   using directory = new TempDirectory();
-  await using first = new Child(configure(directory));
+  await using first = new Child("fake-pageserver.ts", configure(directory));
   await first.ready();
-  await using second = new Child(directory.path);
+  await using second = new Child("fake-pageserver.ts", directory.path);
   assert.equal(await second.end(), 5);
   assert.equal(second.lastWords["code"], "conflict");
   assert.match(String(second.lastWords["msg"]), new RegExp(`process ${first.pid}`));
@@ -129,7 +57,7 @@ void test("a second one on the same directory is refused, also with another port
 void test("of many that start at once on one directory exactly one serves", async () => {
   using directory = new TempDirectory();
   const workdir = configure(directory);
-  const servers = Array.from({ length: 4 }, () => new Child(workdir));
+  const servers = Array.from({ length: 4 }, () => new Child("fake-pageserver.ts", workdir));
   try {
     const codes = servers.map((server) => server.end());
     const refused: unknown[] = [];
@@ -157,7 +85,7 @@ void test("the port in use is a clear error", async () => {
   const address = squatter.address();
   assert.ok(typeof address === "object" && address !== null);
   writeFileSync(join(directory.path, "pageserver.toml"), `listen = "127.0.0.1:${address.port}"\n`);
-  await using server = new Child(directory.path);
+  await using server = new Child("fake-pageserver.ts", directory.path);
   assert.equal(await server.end(), 9);
   squatter.close();
   const words = server.lastWords;
@@ -178,12 +106,12 @@ void test("bad settings and arguments", async (t) => {
   ];
   for (const [what, args, code, message] of cases) {
     await t.test(what, async () => {
-      await using server = new Child(directory.path, args);
+      await using server = new Child("fake-pageserver.ts", directory.path, args);
       assert.equal(await server.end(), code);
       assert.match(String(server.lastWords["msg"]), message);
     });
   }
-  await using help = new Child(directory.path, ["--help"]);
+  await using help = new Child("fake-pageserver.ts", directory.path, ["--help"]);
   assert.equal(await help.end(), 0);
   assert.match(help.output, /^usage: pageserver --workdir DIR/);
 });
@@ -193,7 +121,7 @@ void test("after a kill -9 everything is as it was, and the writer is still know
   const workdir = configure(directory);
   let before: unknown;
   {
-    await using server = new Child(workdir);
+    await using server = new Child("fake-pageserver.ts", workdir);
     const url = await server.ready();
     await api(url, "POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
     const main = await api(url, "POST", `/v1/tenant/${TENANT}/import?branch=main`, "a tar");
@@ -207,7 +135,7 @@ void test("after a kill -9 everything is as it was, and the writer is still know
     assert.equal(await server.end(), "SIGKILL");
     assert.equal(existsSync(join(workdir, "pageserver.pid")), true);
   }
-  await using again = new Child(workdir);
+  await using again = new Child("fake-pageserver.ts", workdir);
   const url = await again.ready();
   assert.deepEqual(await api(url, "GET", `/v1/tenant/${TENANT}/branch`), before);
   assert.match(JSON.stringify(before), /"writer":\{"name":"c1"/);

@@ -47,6 +47,8 @@ const KNOWN: ReadonlyMap<number, { mask: number; opcodes: readonly number[] }> =
   ],
   [Rmgr.Seq, { mask: 0xf0, opcodes: [0x00] }],
   [Rmgr.Generic, { mask: 0xf0, opcodes: [0x00] }],
+  // A message for logical decoding changes nothing.
+  [Rmgr.LogicalMsg, { mask: 0xf0, opcodes: [0x00] }],
 ]);
 
 const XLOG_PARAMETER_CHANGE = 0x60;

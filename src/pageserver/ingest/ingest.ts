@@ -49,6 +49,8 @@ export class Ingest {
   private readonly checkpointHandle: KeyHandle;
   private readonly slruHandles: readonly [KeyHandle, KeyHandle, KeyHandle];
   private readonly commitTimeHandle: KeyHandle;
+  /** Records ingested so far. */
+  recordCount = 0;
   private checkpointChanges = CHECKPOINT_IMAGE_INTERVAL;
   /** The current record's bytes in the open layer, `NO_BLOB` until a key needs them. */
   private blob: BlobRef = NO_BLOB;
@@ -99,6 +101,7 @@ export class Ingest {
   private finish(record: WalRecord): void {
     if (redoCheckpointState(this.state.checkpoint, record, this.version)) this.putCheckpoint(record);
     this.noteRecord(record);
+    this.recordCount++;
     this.state.previousLsn = record.lsn;
     this.state.lastRecordLsn = record.endLsn;
     this.record = undefined;

@@ -500,7 +500,7 @@ async function openParts(
   if (metadata === undefined) throw new NeonError(ErrorCode.Corrupt, `timeline ${id} has no metadata`);
   const store = await TimelineStore.open(
     { directory: join(directory, "layers"), ...(ancestor ? { ancestor: storeOf(ancestor) } : {}) },
-    { files, cache, onFatal: dependencies.onFatal },
+    { files, cache },
   );
   const start = ancestor
     ? await ancestor.timeline.recordBoundary(ancestor.lsn)
@@ -555,11 +555,11 @@ function storeOf(ancestor: { timeline: Timeline; lsn: Lsn }): { store: TimelineS
 async function createStore(
   directory: string,
   startLsn: Lsn,
-  { files, cache, onFatal }: TimelineDependencies,
+  { files, cache }: TimelineDependencies,
   ancestor?: { store: TimelineStore; lsn: Lsn },
 ): Promise<TimelineStore> {
   return TimelineStore.create(
     { directory: join(directory, "layers"), startLsn, ...(ancestor ? { ancestor } : {}) },
-    { files, cache, onFatal },
+    { files, cache },
   );
 }

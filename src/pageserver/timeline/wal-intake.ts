@@ -104,8 +104,14 @@ export class WalIntake implements WalSink {
       previousLsn: durable.previousLsn,
       startLsn,
     });
-    const ingest = new Ingest({ store, version: cluster.pgVersion, state, reconstructor });
-    const intake = new WalIntake(options, dependencies, ingest);
+    const ingest = new Ingest({
+      store,
+      version: cluster.pgVersion,
+      state,
+      reconstructor,
+      writeOut: () => intake.writeOut(),
+    });
+    const intake: WalIntake = new WalIntake(options, dependencies, ingest);
     try {
       intake.openedLog = await WalLog.open(
         {
@@ -144,6 +150,11 @@ export class WalIntake implements WalSink {
 
   get durableLsn(): Lsn {
     return this.durable;
+  }
+
+  /** Records ingested since it was opened. */
+  get recordCount(): number {
+    return this.ingest.recordCount;
   }
 
   /** Why no more WAL is taken in, if so. */
@@ -209,10 +220,7 @@ export class WalIntake implements WalSink {
 
   /** Puts everything ingested so far into layer files. */
   async checkpoint(): Promise<void> {
-    await this.flushing;
-    if (this.failed) return;
-    this.freeze();
-    await this.startFlush();
+    if (!this.failed) await this.writeOut();
   }
 
   /** Nothing is accepted afterwards. What is not in layer files yet stays in the WAL log. */
@@ -322,6 +330,13 @@ export class WalIntake implements WalSink {
     void this.startFlush().catch((error: unknown) => {
       this.dependencies.log.error({ error: messageOf(error) }, "write a layer; it will be tried again");
     });
+  }
+
+  /** Freezes the open layer and waits until it is on disk. Between records only. */
+  private async writeOut(): Promise<void> {
+    await this.flushing;
+    this.freeze();
+    await this.startFlush();
   }
 
   private freeze(): void {

@@ -1,0 +1,129 @@
+/**
+ * How fast WAL is taken in: a real server's pgbench WAL, from its segment files through the whole intake (raw log with
+ * fsync, decoding with CRC, ingest, layer files). With full-page writes MB/s count, without them records/s. The
+ * baseline is a single-threaded pass over the same bytes with CRC-32C only.
+ * Usage: node bench/ingest.bench.ts [scale, default 20]
+ */
+import { execFile } from "node:child_process";
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { crc32c } from "../src/base/crc32c.ts";
+import { formatLsn, lsnAdd, toLsn } from "../src/base/lsn.ts";
+import { packDataDirectory } from "../src/compute/data-directory.ts";
+import { newTimelineId } from "../src/base/ids.ts";
+import { versionByMajor } from "../src/postgres/versions/versions.ts";
+import { parseSegmentName } from "../src/postgres/wal/layout.ts";
+import { WalIntake } from "../src/pageserver/timeline/wal-intake.ts";
+import { Reconstructor } from "../src/pageserver/read/reconstruct.ts";
+import { Lab } from "../test/pageserver/branch-harness.ts";
+import { TestPostgres } from "../test/support/postgres.ts";
+import { randomBytes } from "node:crypto";
+import { mkdirSync } from "node:fs";
+
+const scale = Number(process.argv[2] ?? 20);
+const SEGMENT = 16 << 20;
+const CHUNK = 128 << 10;
+
+async function pgbench(server: TestPostgres, ...args: string[]): Promise<void> {
+  await promisify(execFile)("/usr/lib/postgresql/15/bin/pgbench", [
+    "-h",
+    server.socketDir,
+    "-p",
+    String(server.port),
+    "-U",
+    "postgres",
+    ...args,
+    "postgres",
+  ]);
+}
+
+/** All WAL of a stopped server from an LSN on, in chunks as a receiver sees them. */
+function* readWal(dataDir: string, from: number, to: number): Generator<{ lsn: number; bytes: Uint8Array }> {
+  const names = readdirSync(join(dataDir, "pg_wal"))
+    .filter((name) => parseSegmentName(name, SEGMENT) !== undefined)
+    .sort();
+  for (const name of names) {
+    const start = parseSegmentName(name, SEGMENT)?.startLsn ?? 0;
+    if (start + SEGMENT <= from || start >= to) continue;
+    const bytes = readFileSync(join(dataDir, "pg_wal", name));
+    for (let at = Math.max(from, start); at < Math.min(to, start + SEGMENT);) {
+      const end = Math.min(at + CHUNK, start + SEGMENT, to);
+      yield { lsn: at, bytes: bytes.subarray(at - start, end - start) };
+      at = end;
+    }
+  }
+}
+
+async function measure(name: string, fullPageWrites: boolean): Promise<void> {
+  await using server = await TestPostgres.create({
+    start: false,
+    settings: {
+      full_page_writes: fullPageWrites,
+      wal_keep_size: "100GB",
+      max_wal_size: "50GB",
+      shared_buffers: "256MB",
+      synchronous_commit: false,
+    },
+  });
+  await using lab = new Lab();
+  const id = newTimelineId({ bytes: (n) => new Uint8Array(randomBytes(n)) });
+  const directory = join(lab.directory, id);
+  mkdirSync(directory);
+  const timeline = await lab.factory.import({
+    directory,
+    id,
+    expected: { pgVersion: versionByMajor(17), systemId: undefined },
+    tar: packDataDirectory(server.dataDir) as AsyncIterable<Uint8Array>,
+    createdAt: Date.now(),
+  });
+  await server.start();
+  await pgbench(server, "-i", "-s", String(scale), "-q");
+  await pgbench(server, "-T", "15", "-c", "8", "-j", "2", "-n");
+  await server.query("checkpoint");
+  await pgbench(server, "-T", "5", "-c", "8", "-j", "2", "-n");
+  const end = await server.lsn("select pg_current_wal_flush_lsn()");
+  await server.stop();
+  const from = timeline.startLsn;
+  let crcMs = performance.now();
+  for (const { bytes } of readWal(server.dataDir, from, end)) crc32c(bytes);
+  crcMs = performance.now() - crcMs;
+  const intake = await WalIntake.open(
+    {
+      directory: join(directory, "wal"),
+      cluster: timeline.cluster,
+      store: timeline.store,
+      durable: { previousLsn: (await timeline.recordBoundary(from)).previousLsn, endLsn: from },
+      startLsn: from,
+      checkpointDistanceBytes: 64 << 20,
+      checkpointTimeoutMs: 600_000,
+    },
+    {
+      files: lab.files,
+      onFatal: (e) => {
+        throw e;
+      },
+      log: { error: console.error },
+      reconstructor: new Reconstructor({ version: timeline.cluster.pgVersion, hintBitsLogged: false }),
+    },
+  );
+  const cpu = process.cpuUsage();
+  const started = performance.now();
+  let peak = 0;
+  for (const { lsn, bytes } of readWal(server.dataDir, from, end)) {
+    await intake.accept(toLsn(lsn), bytes);
+    peak = Math.max(peak, process.memoryUsage.rss());
+  }
+  await intake.waitForDurable(intake.resumeLsn, 60_000);
+  const ms = performance.now() - started;
+  const used = process.cpuUsage(cpu);
+  const megabytes = (end - from) / 1e6;
+  console.log(
+    `${name}: ${megabytes.toFixed(0)} MB to ${formatLsn(lsnAdd(intake.resumeLsn, 0))} in ${(ms / 1000).toFixed(2)} s = ${((megabytes / ms) * 1000).toFixed(0)} MB/s, ${(intake.recordCount / ms).toFixed(0)}k records/s (${intake.recordCount}), CPU ${((used.user + used.system) / 1e6).toFixed(2)} s, CRC alone ${((megabytes / crcMs) * 1000).toFixed(0)} MB/s, RSS ${(peak / 2 ** 20).toFixed(0)} MiB`,
+  );
+  await intake.close();
+  await timeline.close();
+}
+
+await measure("full-page writes on ", true);
+await measure("full-page writes off", false);
