@@ -201,7 +201,7 @@ test("any flipped bit changes the checksum's verdict", () => {
     const at = bit >>> 3;
     bytes[at] = (bytes[at] as number) ^ (1 << (bit & 7));
     assert.equal(recordCrcOk(bytes, 0, bytes.length), false, `bit ${bit}`);
-    bytes[at] = (bytes[at] as number) ^ (1 << (bit & 7));
+    bytes[at] = bytes[at] ^ (1 << (bit & 7));
   }
   assert.ok(recordCrcOk(bytes, 0, bytes.length));
 });

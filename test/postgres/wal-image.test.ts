@@ -61,14 +61,16 @@ function compressPglz(bytes: Uint8Array): Buffer {
   return Buffer.from(out);
 }
 
+/** What follows a token whose half is 15. */
+function lengthBytes(value: number): number[] {
+  const more: number[] = [];
+  for (let left = value - 15; left >= 0; left -= 255) more.push(Math.min(left, 255));
+  return more;
+}
+
 /** A plain LZ4 block compressor. */
 function compressLz4(bytes: Uint8Array): Buffer {
   const out: number[] = [];
-  const lengthBytes = (value: number): number[] => {
-    const more: number[] = [];
-    for (let left = value - 15; left >= 0; left -= 255) more.push(Math.min(left, 255));
-    return more;
-  };
   let literals: number[] = [];
   let at = 0;
   while (at < bytes.length) {
@@ -171,33 +173,29 @@ for (const [name, , compress, decompress] of METHODS) {
   });
 }
 
+function unpacked(decompress: typeof decompressPglz, input: number[], size: number): string {
+  const target = new Uint8Array(size);
+  decompress(Uint8Array.from(input), 0, input.length, target, size);
+  return Buffer.from(target).toString("latin1");
+}
+
 test("pglz: known bytes", () => {
-  const run = (input: number[], size: number): string => {
-    const target = new Uint8Array(size);
-    decompressPglz(Uint8Array.from(input), 0, input.length, target, size);
-    return Buffer.from(target).toString("latin1");
-  };
   // Literals a b c, then a copy of 9 from 3 back, then literal !
-  assert.equal(run([0b01000, 97, 98, 99, 0x06, 3, 33], 13), "abcabcabcabc!");
+  assert.equal(unpacked(decompressPglz, [0b01000, 97, 98, 99, 0x06, 3, 33], 13), "abcabcabcabc!");
   // A copy of 18 + 2 from 1 back.
-  assert.equal(run([0b10, 120, 0x0f, 1, 2], 21), "x".repeat(21));
+  assert.equal(unpacked(decompressPglz, [0b10, 120, 0x0f, 1, 2], 21), "x".repeat(21));
   // A copy that would write more than there is room for is cut.
-  assert.equal(run([0b10, 120, 0x0f, 1, 255], 5), "xxxxx");
+  assert.equal(unpacked(decompressPglz, [0b10, 120, 0x0f, 1, 255], 5), "xxxxx");
   // Distances use twelve bits: 4095 is the largest.
-  assert.throws(() => run([0b10, 120, 0xf0, 255], 5), isCorrupt);
-  assert.throws(() => run([0b10, 120, 0x00, 0], 5), isCorrupt);
+  assert.throws(() => unpacked(decompressPglz, [0b10, 120, 0xf0, 255], 5), isCorrupt);
+  assert.throws(() => unpacked(decompressPglz, [0b10, 120, 0x00, 0], 5), isCorrupt);
 });
 
 test("lz4: known bytes", () => {
-  const run = (input: number[], size: number): string => {
-    const target = new Uint8Array(size);
-    decompressLz4Block(Uint8Array.from(input), 0, input.length, target, size);
-    return Buffer.from(target).toString("latin1");
-  };
   // Three literals, a copy of 9 from 3 back, then one literal.
-  assert.equal(run([0x35, 97, 98, 99, 3, 0, 0x10, 33], 13), "abcabcabcabc!");
+  assert.equal(unpacked(decompressLz4Block, [0x35, 97, 98, 99, 3, 0, 0x10, 33], 13), "abcabcabcabc!");
   // A copy of 15 + 255 + 1 + 4 from 1 back, and an empty end.
-  assert.equal(run([0x1f, 120, 1, 0, 255, 1, 0x00], 276), "x".repeat(276));
+  assert.equal(unpacked(decompressLz4Block, [0x1f, 120, 1, 0, 255, 1, 0x00], 276), "x".repeat(276));
 });
 
 /** A record with one image, decoded. */

@@ -112,14 +112,16 @@ test("two-phase state files: full xid in 17, plain xid before", () => {
     assert.equal(parseTwoPhasePath(path, POSTGRES_17), undefined, path);
 });
 
+function isUnsupported(error: unknown): boolean {
+  return error instanceof NeonError && error.code === ErrorCode.Unsupported && /17/.test(error.hint ?? "");
+}
+
 test("versions are found by each of their numbers; others are refused with what there is", () => {
   for (const version of SUPPORTED_VERSIONS) {
     assert.equal(versionByMajor(version.major), version);
     assert.equal(versionByControl(version.controlVersion, version.catalogVersion), version);
     assert.equal(versionByWalMagic(version.walPageMagic), version);
   }
-  const isUnsupported = (error: unknown): boolean =>
-    error instanceof NeonError && error.code === ErrorCode.Unsupported && /17/.test(error.hint ?? "");
   assert.throws(() => versionByMajor(13), isUnsupported);
   assert.throws(() => versionByControl(1700, 1), isUnsupported);
   assert.throws(() => versionByControl(1300, POSTGRES_17.catalogVersion), isUnsupported);
