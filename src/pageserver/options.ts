@@ -25,7 +25,7 @@ export interface PageserverOptions {
   readonly listen: ListenAddress;
   /** Without one, everyone who reaches the port may do everything; allowed on loopback addresses only. */
   readonly authToken: string | undefined;
-  /** The open layer is written to disk when it has this size. */
+  /** The open layer is written to disk when it has this size. Its memory grows by a megabyte at a time. */
   readonly checkpointDistanceBytes: number;
   /** … or this age. */
   readonly checkpointTimeoutMs: number;
@@ -98,7 +98,7 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     listen: settings.read("listen", parseListen) ?? { host: "127.0.0.1", port: 9898 },
     authToken: settings.read("auth_token", parseToken),
     checkpointDistanceBytes:
-      settings.read("checkpoint_distance", sizeBetween(MIB, 64 * 1024 * MIB)) ?? 64 * MIB,
+      settings.read("checkpoint_distance", sizeBetween(4 * MIB, 64 * 1024 * MIB)) ?? 64 * MIB,
     checkpointTimeoutMs:
       settings.read("checkpoint_timeout", durationBetween(1000, 7 * 86_400_000)) ?? 600_000,
     cacheBytes: settings.read("cache_size", sizeBetween(MIB, 1024 * 1024 * MIB)) ?? 64 * MIB,
