@@ -112,6 +112,23 @@ void test("an upload that is refused early still gets its answer", async () => {
   }
 });
 
+void test("a client that reads only after it has sent everything gets the answer too", async () => {
+  await using harness = await Harness.start();
+  const sizeBytes = 16 * 1024 * 1024;
+  const socket = connect(harness.server.port, "127.0.0.1");
+  socket.pause();
+  await once(socket, "connect");
+  const head = `POST /v1/tenant HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ${sizeBytes}\r\n\r\n`;
+  await new Promise<void>((resolve, reject) => {
+    socket.once("error", reject);
+    socket.write(head);
+    socket.write(Buffer.alloc(sizeBytes), (error) => (error ? reject(error) : resolve()));
+  });
+  let answer = "";
+  for await (const data of socket) answer += String(data);
+  assert.match(answer, /^HTTP\/1\.1 401 /);
+});
+
 void test("an upload that breaks off leaves nothing behind", async () => {
   await using harness = await Harness.withMain();
   const request = httpRequest(harness.url + harness.t("/import?branch=half"), {
