@@ -98,7 +98,9 @@ function usageFailure(error: Error, commandName: string): Failure {
   const message = stripVTControlCharacters(error.message)
     .replace(/\n?See more help with --help/, "")
     .replace(/^The following errors? occurred:\s*/, "")
-    .trim();
+    .trim()
+    .replaceAll(/:?\s*\n\s*/g, ": ")
+    .replaceAll(/\s{2,}/g, ", ");
   return {
     code: ErrorCode.Usage,
     message: message.charAt(0).toLowerCase() + message.slice(1),
