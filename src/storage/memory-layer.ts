@@ -93,8 +93,8 @@ export class MemoryLayer {
     if (lsn < this.lastLsn || lsn < this.lowestLsn)
       throw new AssertionError(`LSN ${lsn} after ${this.lastLsn}`);
     if (flags === 0 || (flags & ~FLAGS_MASK) !== 0) throw new AssertionError(`value flags ${flags}`);
-    this.lastLsn = lsn;
     const slot = this.slotFor(handle, block);
+    this.lastLsn = lsn;
     const head = this.heads[slot] as number;
     this.arena.refer(blob);
     if (head >= 0 && this.lsns[head] === lsn) {
