@@ -86,6 +86,8 @@ export class LogSink implements WalSink {
   failure: Error | undefined;
   /** While set, `accept` waits for it. */
   gate: Promise<void> | undefined;
+  /** While set, nothing is synced before it resolves. */
+  syncGate: Promise<void> | undefined;
   accepted = 0;
 
   constructor(log: WalLog) {
@@ -111,6 +113,7 @@ export class LogSink implements WalSink {
   }
   private async syncSoon(): Promise<void> {
     try {
+      await this.syncGate;
       await this.log.sync();
     } catch {
       // The next append says so too.
