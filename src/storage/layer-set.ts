@@ -149,7 +149,7 @@ export class LayerSet implements AsyncDisposable {
       await this.prepareIndex(index);
       await this.renameIndex();
     } catch (error) {
-      this.checkUsable();
+      if (this.broken !== undefined) throw error;
       const begun = added.map(({ descriptor }) => this.pathOf(descriptor.name));
       await this.discard([...begun, this.temporaryPathOf(INDEX_FILE_NAME)]);
       throw asResourceError(error, `publish layers in ${this.directory}`);

@@ -29,6 +29,11 @@ export interface WrittenLayer {
   readonly range: KeyRange;
 }
 
+interface FullBuffer {
+  readonly bytes: Uint8Array;
+  readonly position: number;
+}
+
 export class LayerWriter implements AsyncDisposable {
   private readonly handle: FileHandle;
   private readonly index: IndexWriter;
@@ -39,8 +44,10 @@ export class LayerWriter implements AsyncDisposable {
   private bufferPosition = HEADER_SIZE;
   private buffer: Uint8Array = new Uint8Array(BUFFER_SIZE);
   private filled = 0;
-  private readonly full: { bytes: Uint8Array; position: number }[] = [];
-  private spare: Uint8Array | undefined;
+  private full: FullBuffer[] = [];
+  private writing: Promise<void> = Promise.resolve();
+  /** Written buffers to fill again. */
+  private readonly spare: Uint8Array[] = [];
 
   /** Start of the open data block in `buffer`, or -1. */
   private blockStart = -1;
@@ -106,12 +113,15 @@ export class LayerWriter implements AsyncDisposable {
     this.valueCount++;
   }
 
-  /** Writes what has been collected. */
+  /** Begins to write what has been collected, once the write before is done: one is under way at a time. */
   async drain(): Promise<void> {
-    for (const { bytes, position } of this.full) await this.handle.write(bytes, position);
-    const last = this.full.at(-1)?.bytes;
-    if (last && last.buffer.byteLength === BUFFER_SIZE) this.spare = new Uint8Array(last.buffer);
-    this.full.length = 0;
+    await this.writing;
+    const { full } = this;
+    if (full.length === 0) return;
+    this.full = [];
+    this.writing = this.writeBuffers(full);
+    // A failure counts when the next drain waits for it.
+    this.writing.catch(() => undefined);
   }
 
   /** Writes the rest and syncs. `range` is what the layer covers; without it, what it contains. */
@@ -119,6 +129,7 @@ export class LayerWriter implements AsyncDisposable {
     this.closeBlock();
     this.pushBuffer();
     await this.drain();
+    await this.writing;
     this.index.finish();
     const covered = range ?? this.containedRange();
     const indexPosition = this.bufferPosition;
@@ -151,6 +162,7 @@ export class LayerWriter implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    await this.writing.catch(() => undefined);
     await this.handle.close();
   }
 
@@ -190,8 +202,14 @@ export class LayerWriter implements AsyncDisposable {
     this.full.push({ bytes: this.buffer.subarray(0, this.filled), position: this.bufferPosition });
     this.bufferPosition += this.filled;
     this.filled = 0;
-    this.buffer = this.spare ?? new Uint8Array(BUFFER_SIZE);
-    this.spare = undefined;
+    this.buffer = this.spare.pop() ?? new Uint8Array(BUFFER_SIZE);
+  }
+
+  private async writeBuffers(buffers: readonly FullBuffer[]): Promise<void> {
+    for (const { bytes, position } of buffers) {
+      await this.handle.write(bytes, position);
+      if (bytes.buffer.byteLength === BUFFER_SIZE) this.spare.push(new Uint8Array(bytes.buffer));
+    }
   }
 
   private async writeIndex(position: number): Promise<void> {
