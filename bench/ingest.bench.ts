@@ -103,7 +103,7 @@ async function measure(name: string, fullPageWrites: boolean): Promise<void> {
       onFatal: (e) => {
         throw e;
       },
-      log: { error: console.error },
+      log: { info: () => undefined, error: console.error },
       reconstructor: new Reconstructor({ version: timeline.cluster.pgVersion, hintBitsLogged: false }),
     },
   );

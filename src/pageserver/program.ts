@@ -6,7 +6,8 @@ import { StoreCache } from "../storage/store-cache.ts";
 import { runPageserver } from "./main.ts";
 import type { PageserverOptions } from "./options.ts";
 import { type PageserverDependencies, systemClock, systemRandom } from "./server.ts";
-import { Timeline } from "./timeline/timeline.ts";
+import { timelineFactory } from "./timeline/timeline-factory.ts";
+import type { Timeline } from "./timeline/timeline.ts";
 
 /** Runs with these command line arguments, then ends the process. */
 export async function main(args: readonly string[]): Promise<never> {
@@ -22,7 +23,7 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
   const files = new RealFiles({ onFatal });
   const cache = new StoreCache({ capacityBytes: options.cacheBytes }, { files });
   const shared = { files, clock: systemClock, random: systemRandom, log };
-  const timelines = Timeline.factory({
+  const timelines = timelineFactory({
     ...shared,
     cache,
     onFatal,

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
-import pg from "pg";
+import { Client } from "pg";
 
 const PROGRAM = resolve(import.meta.dirname, "../../bin/neon.js");
 
@@ -73,8 +73,8 @@ export class Cli implements AsyncDisposable {
   }
 
   /** A connection; the caller ends it. */
-  async connect(uri: string): Promise<pg.Client> {
-    const client = new pg.Client({ connectionString: uri, connectionTimeoutMillis: 10_000 });
+  async connect(uri: string): Promise<Client> {
+    const client = new Client({ connectionString: uri, connectionTimeoutMillis: 10_000 });
     client.on("error", () => undefined);
     await client.connect();
     return client;

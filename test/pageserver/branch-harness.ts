@@ -10,7 +10,8 @@ import { newTimelineId } from "../../src/base/ids.ts";
 import type { Lsn } from "../../src/base/lsn.ts";
 import type { Random } from "../../src/base/seams.ts";
 import { extractDataDirectory, packDataDirectory } from "../../src/compute/data-directory.ts";
-import { type TimelineDependencies, Timeline } from "../../src/pageserver/timeline/timeline.ts";
+import { timelineFactory } from "../../src/pageserver/timeline/timeline-factory.ts";
+import type { Timeline, TimelineDependencies } from "../../src/pageserver/timeline/timeline.ts";
 import type { TimelineFactory } from "../../src/pageserver/timeline/served-timeline.ts";
 import { versionByMajor } from "../../src/postgres/versions/versions.ts";
 import { RealFiles } from "../../src/storage/real-files.ts";
@@ -59,7 +60,7 @@ export class Lab implements AsyncDisposable {
   }
 
   get factory(): TimelineFactory<Timeline> {
-    return Timeline.factory(this.dependencies);
+    return timelineFactory(this.dependencies);
   }
 
   /** A root timeline from a fresh initdb. */

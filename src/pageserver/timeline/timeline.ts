@@ -12,22 +12,13 @@ import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/id
 import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
 import type { Clock, Files, Random } from "../../base/seams.ts";
 import { PAGE_SIZE } from "../../postgres/constants.ts";
-import { parseControlFile } from "../../postgres/control-file.ts";
 import { nextRecordLsn } from "../../postgres/wal/layout.ts";
 import type { StoreCache } from "../../storage/store-cache.ts";
-import { TimelineStore } from "../../storage/store.ts";
+import type { TimelineStore } from "../../storage/store.ts";
 import { baseBackup } from "../basebackup/basebackup.ts";
-import { readDataDirectory } from "../basebackup/import.ts";
-import { CheckpointState } from "../ingest/checkpoint-state.ts";
-import {
-  CHECKPOINT_STATE_KEY,
-  CONTROL_FILE_KEY,
-  FULL_RANGE,
-  recordWindowKey,
-  windowOfLsn,
-} from "../ingest/keyspace.ts";
+import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
 import { decodeRecordWindow } from "../ingest/record-index.ts";
-import { Reconstructor } from "../read/reconstruct.ts";
+import { makeReconstructor } from "../read/make-reconstructor.ts";
 import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
 import { findCommitAtOrBefore } from "./commit-times.ts";
 import {
@@ -36,11 +27,10 @@ import {
   type StoredWriter,
   type TimelineMetadata,
   type WriterSource,
-  readTimelineMetadata,
   writeTimelineMetadata,
 } from "./metadata.ts";
 import { type BoundaryIndex, type RecordBoundary, findRecordBoundary } from "./record-boundary.ts";
-import type { ClusterIdentity, ServedTimeline, TimelineFactory, WriterStatus } from "./served-timeline.ts";
+import type { ClusterIdentity, ServedTimeline, WriterStatus } from "./served-timeline.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
@@ -59,7 +49,8 @@ export interface TimelineDependencies {
   readonly checkpointTimeoutMs: number;
 }
 
-interface TimelineParts {
+/** What a timeline consists of, made or opened by `timeline-factory.ts`. */
+export interface TimelineParts {
   readonly directory: string;
   readonly metadata: TimelineMetadata;
   readonly cluster: ClusterIdentity;
@@ -85,7 +76,7 @@ export class Timeline implements ServedTimeline {
   private reviving: Promise<void> | undefined;
   private closed = false;
 
-  private constructor(parts: TimelineParts, dependencies: TimelineDependencies) {
+  constructor(parts: TimelineParts, dependencies: TimelineDependencies) {
     this.id = parts.metadata.id;
     this.ancestor = parts.metadata.ancestor;
     this.createdAt = parts.metadata.createdAt;
@@ -96,22 +87,6 @@ export class Timeline implements ServedTimeline {
     this.ancestorTimeline = parts.ancestor?.timeline;
     this.start = parts.start;
     this.dependencies = dependencies;
-  }
-
-  /** What makes, opens and imports timelines with these dependencies. */
-  static factory(dependencies: TimelineDependencies): TimelineFactory<Timeline> {
-    return {
-      create: (options) =>
-        createTimeline(options, dependencies, (parts) => new Timeline(parts, dependencies)),
-      open: async (options) => {
-        const parts = await openParts(options, dependencies);
-        const timeline = new Timeline(parts, dependencies);
-        await timeline.resume();
-        return timeline;
-      },
-      import: (options) =>
-        importTimeline(options, dependencies, (parts) => new Timeline(parts, dependencies)),
-    };
   }
 
   get startLsn(): Lsn {
@@ -276,7 +251,7 @@ export class Timeline implements ServedTimeline {
     const at = request.lsn === undefined ? end : await this.recordBoundary(request.lsn);
     const stream = baseBackup({
       store: this.store,
-      reconstructor: await makeReconstructor(this.store, this.cluster, at.endLsn),
+      reconstructor: await makeReconstructor(this.store, this.cluster.pgVersion, at.endLsn),
       version: this.cluster.pgVersion,
       lsn: at.endLsn,
       previousLsn: at.previousLsn,
@@ -310,7 +285,7 @@ export class Timeline implements ServedTimeline {
   }
 
   /** After opening: replays stored WAL and goes on following the writer. */
-  private async resume(): Promise<void> {
+  async resume(): Promise<void> {
     const { writer, history } = this.metadata;
     if (history.length === 0) return;
     const intake = await this.openIntake();
@@ -335,7 +310,7 @@ export class Timeline implements ServedTimeline {
         files,
         onFatal,
         log,
-        reconstructor: await makeReconstructor(this.store, this.cluster, durable.endLsn),
+        reconstructor: await makeReconstructor(this.store, this.cluster.pgVersion, durable.endLsn),
       },
     );
     return this.intake;
@@ -450,116 +425,5 @@ function neverComes(wanted: Lsn, end: Lsn): NeonError {
     {
       data: { wanted: formatLsn(wanted), end: formatLsn(end) },
     },
-  );
-}
-
-async function makeReconstructor(
-  store: TimelineStore,
-  cluster: ClusterIdentity,
-  lsn: Lsn,
-): Promise<Reconstructor> {
-  const version = cluster.pgVersion;
-  const first = new Reconstructor({ version, hintBitsLogged: false });
-  const control = first.value(CONTROL_FILE_KEY, (await store.get(CONTROL_FILE_KEY, lsn)).values);
-  const state = first.value(CHECKPOINT_STATE_KEY, (await store.get(CHECKPOINT_STATE_KEY, lsn)).values);
-  const hintBitsLogged =
-    (control !== undefined && parseControlFile(control).dataChecksums) ||
-    (state !== undefined && CheckpointState.decode(state).walLogHints);
-  return new Reconstructor({ version, hintBitsLogged });
-}
-
-type Construct = (parts: TimelineParts) => Timeline;
-
-async function createTimeline(
-  options: Parameters<TimelineFactory<Timeline>["create"]>[0],
-  dependencies: TimelineDependencies,
-  construct: Construct,
-): Promise<Timeline> {
-  const { directory, id, cluster, ancestor, createdAt } = options;
-  const start = await ancestor.timeline.recordBoundary(ancestor.lsn);
-  assert(start.endLsn === ancestor.lsn, "a branch begins at the end of a record");
-  const metadata: TimelineMetadata = {
-    id,
-    ancestor: { timelineId: ancestor.timeline.id, lsn: ancestor.lsn },
-    history: [],
-    writer: undefined,
-    createdAt,
-  };
-  const store = await createStore(directory, start.endLsn, dependencies, storeOf(ancestor));
-  await writeTimelineMetadata(dependencies.files, directory, metadata);
-  return construct({ directory, metadata, cluster, store, ancestor, start });
-}
-
-async function openParts(
-  options: Parameters<TimelineFactory<Timeline>["open"]>[0],
-  dependencies: TimelineDependencies,
-): Promise<TimelineParts> {
-  const { directory, id, cluster, ancestor } = options;
-  const { files, cache } = dependencies;
-  const metadata = await readTimelineMetadata(files, directory, id);
-  if (metadata === undefined) throw new NeonError(ErrorCode.Corrupt, `timeline ${id} has no metadata`);
-  const store = await TimelineStore.open(
-    { directory: join(directory, "layers"), ...(ancestor ? { ancestor: storeOf(ancestor) } : {}) },
-    { files, cache },
-  );
-  const start = ancestor
-    ? await ancestor.timeline.recordBoundary(ancestor.lsn)
-    : await rootStart(store, cluster, store.startLsn);
-  return { directory, metadata, cluster, store, ancestor, start };
-}
-
-/** A root begins behind the checkpoint that its imported control file names. */
-async function rootStart(store: TimelineStore, cluster: ClusterIdentity, lsn: Lsn): Promise<RecordBoundary> {
-  const reconstructor = new Reconstructor({ version: cluster.pgVersion, hintBitsLogged: false });
-  const control = reconstructor.value(CONTROL_FILE_KEY, (await store.get(CONTROL_FILE_KEY, lsn)).values);
-  if (control === undefined) throw new NeonError(ErrorCode.Corrupt, "the timeline has no control file");
-  return { previousLsn: parseControlFile(control).checkpointLsn, endLsn: lsn };
-}
-
-async function importTimeline(
-  options: Parameters<TimelineFactory<Timeline>["import"]>[0],
-  dependencies: TimelineDependencies,
-  construct: Construct,
-): Promise<Timeline> {
-  const { directory, id, expected, createdAt } = options;
-  const { control, lsn, values } = await readDataDirectory(options.tar);
-  if (control.version.major !== expected.pgVersion.major) {
-    throw new NeonError(
-      ErrorCode.Conflict,
-      `the data directory is of Postgres ${control.version.major}, the tenant of ${expected.pgVersion.major}`,
-    );
-  }
-  if (expected.systemId !== undefined && control.systemId !== expected.systemId) {
-    throw new NeonError(
-      ErrorCode.Conflict,
-      `the data directory belongs to another cluster (system ${control.systemId}, the tenant has ${expected.systemId})`,
-    );
-  }
-  const cluster: ClusterIdentity = {
-    pgVersion: control.version,
-    systemId: control.systemId,
-    segmentSize: control.walSegmentSize,
-  };
-  const store = await createStore(directory, lsn, dependencies);
-  await store.addImageLayer(FULL_RANGE, lsn, values);
-  const metadata: TimelineMetadata = { id, ancestor: undefined, history: [], writer: undefined, createdAt };
-  await writeTimelineMetadata(dependencies.files, directory, metadata);
-  const start = { previousLsn: control.checkpointLsn, endLsn: lsn };
-  return construct({ directory, metadata, cluster, store, ancestor: undefined, start });
-}
-
-function storeOf(ancestor: { timeline: Timeline; lsn: Lsn }): { store: TimelineStore; lsn: Lsn } {
-  return { store: ancestor.timeline.store, lsn: ancestor.lsn };
-}
-
-async function createStore(
-  directory: string,
-  startLsn: Lsn,
-  { files, cache }: TimelineDependencies,
-  ancestor?: { store: TimelineStore; lsn: Lsn },
-): Promise<TimelineStore> {
-  return TimelineStore.create(
-    { directory: join(directory, "layers"), startLsn, ...(ancestor ? { ancestor } : {}) },
-    { files, cache },
   );
 }

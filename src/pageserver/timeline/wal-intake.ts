@@ -10,12 +10,14 @@ import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { WalStream } from "../../postgres/wal/stream.ts";
+import type { WalRecord } from "../../postgres/wal/record.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { loadIngestState } from "../ingest/load-state.ts";
 import { Ingest } from "../ingest/ingest.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import type { WalSink } from "../receive/receiver.ts";
 import { WalLog, type WalReader } from "../receive/wal-log.ts";
+import { DurableMark } from "./durable-mark.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
 
@@ -25,6 +27,8 @@ const REPLAY_CHUNK_BYTES = 1 << 20;
 const RECORDS_PER_CHECK = 256;
 /** Longest time that ingest keeps the event loop, in milliseconds. */
 const SLICE_MS_MAX = 4;
+/** How often it is noted how far WAL is durable, in milliseconds. */
+const MARK_INTERVAL_MS = 1000;
 /** A zero page, for the void behind a WAL switch. */
 const ZEROS = new Uint8Array(8192);
 
@@ -47,7 +51,10 @@ export interface WalIntakeDependencies {
   readonly files: Files;
   readonly reconstructor: Reconstructor;
   readonly onFatal: (error: Error) => void;
-  readonly log: { error(data: object, message: string): void };
+  readonly log: {
+    info(data: object, message: string): void;
+    error(data: object, message: string): void;
+  };
 }
 
 interface Waiter {
@@ -72,6 +79,10 @@ export class WalIntake implements WalSink {
   private syncAgain = false;
   private flushing: Promise<void> | undefined;
   private failed: Error | undefined;
+  /** What the decoder threw, if it was the decoder. */
+  private decodeError: unknown;
+  private readonly mark: DurableMark;
+  private readonly markTimer: NodeJS.Timeout;
   private readonly listeners = new Set<() => void>();
   private readonly failureListeners = new Set<(error: Error) => void>();
   private readonly waiters = new Set<Waiter>();
@@ -91,6 +102,11 @@ export class WalIntake implements WalSink {
       Math.max(1000, options.checkpointTimeoutMs / 4),
     );
     this.timer.unref();
+    this.mark = new DurableMark(`${options.directory}.durable`, dependencies.files);
+    this.markTimer = setInterval(() => {
+      this.noteDurable();
+    }, MARK_INTERVAL_MS);
+    this.markTimer.unref();
   }
 
   /** Opens the WAL log and ingests what lies behind the last layer. */
@@ -127,7 +143,7 @@ export class WalIntake implements WalSink {
         },
       );
     } catch (error) {
-      clearInterval(intake.timer);
+      intake.stopTimers();
       throw error;
     }
     intake.durable = ingest.state.lastRecordLsn;
@@ -225,7 +241,7 @@ export class WalIntake implements WalSink {
 
   /** Nothing is accepted afterwards. What is not in layer files yet stays in the WAL log. */
   async close(): Promise<void> {
-    clearInterval(this.timer);
+    this.stopTimers();
     this.failed ??= new NeonError(ErrorCode.Failed, "the timeline is closed");
     this.settle();
     await this.flushing?.catch(() => undefined);
@@ -274,25 +290,44 @@ export class WalIntake implements WalSink {
         this.sliceStart = performance.now();
         await this.drain();
       } catch (error) {
-        // The torn end of the log is where the stream goes on. A record that cannot be ingested stops it for good.
-        if (!(error instanceof NeonError && error.code === ErrorCode.Unsupported)) this.failed = undefined;
-        this.dependencies.log.error(
-          { error: messageOf(error), lsn: formatLsn(this.resumeLsn) },
-          "end of stored WAL",
-        );
+        if (error instanceof NeonError && error.code === ErrorCode.Unsupported) break;
+        if (error !== this.decodeError) throw error;
+        await this.checkTornEnd(error);
+        this.failed = undefined;
         break;
       }
       at = to;
     }
+    if (this.failed === undefined) await this.checkTornEnd("there is no more");
     this.stream = this.streamFrom(this.lastRecord);
     return this.resumeLsn;
+  }
+
+  /** WAL that does not decode is the end that a crash left, unless it was on disk before. */
+  private async checkTornEnd(error: unknown): Promise<void> {
+    const marked = await this.mark.read();
+    const end = this.resumeLsn;
+    if (marked === undefined || marked <= end) {
+      this.dependencies.log.info({ reason: messageOf(error), lsn: formatLsn(end) }, "end of stored WAL");
+      return;
+    }
+    const data = { lsn: formatLsn(end), durable: formatLsn(marked) };
+    throw new NeonError(
+      ErrorCode.Corrupt,
+      `stored WAL is damaged at ${data.lsn}; it was on disk up to ${data.durable}: ${messageOf(error)}`,
+      {
+        hint: "A compute that still runs on the branch has this WAL; otherwise a branch at an earlier point is what is left.",
+        data,
+        cause: error,
+      },
+    );
   }
 
   /** Ingests all complete records. Synchronous unless it takes long, must read, or the disk is behind. */
   private drain(): Promise<void> | undefined {
     try {
       for (;;) {
-        const record = this.stream.next();
+        const record = this.nextRecord();
         if (record === undefined) return undefined;
         const pending = this.ingest.ingest(record);
         if (pending !== undefined)
@@ -307,6 +342,15 @@ export class WalIntake implements WalSink {
       }
     } catch (error) {
       return this.fail(error);
+    }
+  }
+
+  private nextRecord(): WalRecord | undefined {
+    try {
+      return this.stream.next();
+    } catch (error) {
+      this.decodeError = error;
+      throw error;
     }
   }
 
@@ -410,6 +454,18 @@ export class WalIntake implements WalSink {
     }
     this.undurable.splice(0, covered);
     if (covered > 0) this.settle();
+  }
+
+  private stopTimers(): void {
+    clearInterval(this.timer);
+    clearInterval(this.markTimer);
+  }
+
+  private noteDurable(): void {
+    this.mark.write(this.durable).catch((error: unknown) => {
+      // It is only a note, and an older one is as true.
+      this.dependencies.log.info({ error: messageOf(error) }, "note how far WAL is durable");
+    });
   }
 
   private settle(): void {

@@ -1,0 +1,55 @@
+/**
+ * How far a timeline's WAL was known to be on disk: a note that tells damaged WAL from the torn end of it. Without it,
+ * a flipped bit in the middle of stored WAL would look like the place where a crash stopped writing, and acknowledged
+ * commits behind it would be dropped in silence.
+ *
+ * The note is written now and then and not synced, because it need not be the latest: it never says more than is true.
+ * Format: docs/formats/timeline-metadata.md.
+ */
+import { crc32c } from "../../base/crc32c.ts";
+import { type Lsn, formatLsn, parseLsn } from "../../base/lsn.ts";
+import type { Files } from "../../base/seams.ts";
+
+const MAGIC = "neon-durable 1";
+
+export class DurableMark {
+  private readonly path: string;
+  private readonly files: Files;
+  private written: Lsn | undefined;
+
+  constructor(path: string, files: Files) {
+    this.path = path;
+    this.files = files;
+  }
+
+  /** What was noted last, or undefined if there is no readable note. */
+  async read(): Promise<Lsn | undefined> {
+    const bytes = await this.files.readWhole(this.path);
+    if (bytes === undefined) return undefined;
+    const [magic, version, lsnText, checksum] = new TextDecoder().decode(bytes).trim().split(" ");
+    const lsn = parseLsn(lsnText ?? "");
+    if (lsn === undefined || `${magic} ${version}` !== MAGIC || checksum !== checksumOf(lsn))
+      return undefined;
+    return lsn;
+  }
+
+  /** Notes that everything below `lsn` is on disk, unless it is noted already. */
+  async write(lsn: Lsn): Promise<void> {
+    if (lsn === this.written) return;
+    const temporary = `${this.path}.tmp`;
+    const file = await this.files.open(temporary, "w");
+    try {
+      await file.write(new TextEncoder().encode(`${MAGIC} ${formatLsn(lsn)} ${checksumOf(lsn)}\n`), 0);
+    } finally {
+      await file.close();
+    }
+    await this.files.rename(temporary, this.path);
+    this.written = lsn;
+  }
+}
+
+function checksumOf(lsn: Lsn): string {
+  return crc32c(new TextEncoder().encode(`${MAGIC} ${formatLsn(lsn)}`))
+    .toString(16)
+    .padStart(8, "0");
+}

@@ -1,0 +1,118 @@
+/** Making, opening and importing timelines: what is on disk before there is a `Timeline`. */
+import { join } from "node:path";
+import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import { parseControlFile } from "../../postgres/control-file.ts";
+import { TimelineStore } from "../../storage/store.ts";
+import { readDataDirectory } from "../basebackup/import.ts";
+import { CONTROL_FILE_KEY, FULL_RANGE } from "../ingest/keyspace.ts";
+import { Reconstructor } from "../read/reconstruct.ts";
+import { type TimelineMetadata, readTimelineMetadata, writeTimelineMetadata } from "./metadata.ts";
+import type { RecordBoundary } from "./record-boundary.ts";
+import type { ClusterIdentity, TimelineFactory } from "./served-timeline.ts";
+import { type TimelineDependencies, type TimelineParts, Timeline } from "./timeline.ts";
+
+/** What makes, opens and imports timelines with these dependencies. */
+export function timelineFactory(dependencies: TimelineDependencies): TimelineFactory<Timeline> {
+  return {
+    create: (options) => createTimeline(options, dependencies),
+    open: async (options) => {
+      const timeline = new Timeline(await openParts(options, dependencies), dependencies);
+      await timeline.resume();
+      return timeline;
+    },
+    import: (options) => importTimeline(options, dependencies),
+  };
+}
+
+async function createTimeline(
+  options: Parameters<TimelineFactory<Timeline>["create"]>[0],
+  dependencies: TimelineDependencies,
+): Promise<Timeline> {
+  const { directory, id, cluster, ancestor, createdAt } = options;
+  const start = await ancestor.timeline.recordBoundary(ancestor.lsn);
+  assert(start.endLsn === ancestor.lsn, "a branch begins at the end of a record");
+  const metadata: TimelineMetadata = {
+    id,
+    ancestor: { timelineId: ancestor.timeline.id, lsn: ancestor.lsn },
+    history: [],
+    writer: undefined,
+    createdAt,
+  };
+  const store = await createStore(directory, start.endLsn, dependencies, storeOf(ancestor));
+  await writeTimelineMetadata(dependencies.files, directory, metadata);
+  return new Timeline({ directory, metadata, cluster, store, ancestor, start }, dependencies);
+}
+
+async function openParts(
+  options: Parameters<TimelineFactory<Timeline>["open"]>[0],
+  dependencies: TimelineDependencies,
+): Promise<TimelineParts> {
+  const { directory, id, cluster, ancestor } = options;
+  const { files, cache } = dependencies;
+  const metadata = await readTimelineMetadata(files, directory, id);
+  if (metadata === undefined) throw new NeonError(ErrorCode.Corrupt, `timeline ${id} has no metadata`);
+  const store = await TimelineStore.open(
+    { directory: join(directory, "layers"), ...(ancestor ? { ancestor: storeOf(ancestor) } : {}) },
+    { files, cache },
+  );
+  const start = ancestor
+    ? await ancestor.timeline.recordBoundary(ancestor.lsn)
+    : await rootStart(store, cluster, store.startLsn);
+  return { directory, metadata, cluster, store, ancestor, start };
+}
+
+/** A root begins behind the checkpoint that its imported control file names. */
+async function rootStart(store: TimelineStore, cluster: ClusterIdentity, lsn: Lsn): Promise<RecordBoundary> {
+  const reconstructor = new Reconstructor({ version: cluster.pgVersion, hintBitsLogged: false });
+  const control = reconstructor.value(CONTROL_FILE_KEY, (await store.get(CONTROL_FILE_KEY, lsn)).values);
+  if (control === undefined) throw new NeonError(ErrorCode.Corrupt, "the timeline has no control file");
+  return { previousLsn: parseControlFile(control).checkpointLsn, endLsn: lsn };
+}
+
+async function importTimeline(
+  options: Parameters<TimelineFactory<Timeline>["import"]>[0],
+  dependencies: TimelineDependencies,
+): Promise<Timeline> {
+  const { directory, id, expected, createdAt } = options;
+  const { control, lsn, values } = await readDataDirectory(options.tar);
+  if (control.version.major !== expected.pgVersion.major) {
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the data directory is of Postgres ${control.version.major}, the tenant of ${expected.pgVersion.major}`,
+    );
+  }
+  if (expected.systemId !== undefined && control.systemId !== expected.systemId) {
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the data directory belongs to another cluster (system ${control.systemId}, the tenant has ${expected.systemId})`,
+    );
+  }
+  const cluster: ClusterIdentity = {
+    pgVersion: control.version,
+    systemId: control.systemId,
+    segmentSize: control.walSegmentSize,
+  };
+  const store = await createStore(directory, lsn, dependencies);
+  await store.addImageLayer(FULL_RANGE, lsn, values);
+  const metadata: TimelineMetadata = { id, ancestor: undefined, history: [], writer: undefined, createdAt };
+  await writeTimelineMetadata(dependencies.files, directory, metadata);
+  const start = { previousLsn: control.checkpointLsn, endLsn: lsn };
+  return new Timeline({ directory, metadata, cluster, store, ancestor: undefined, start }, dependencies);
+}
+
+function storeOf(ancestor: { timeline: Timeline; lsn: Lsn }): { store: TimelineStore; lsn: Lsn } {
+  return { store: ancestor.timeline.store, lsn: ancestor.lsn };
+}
+
+async function createStore(
+  directory: string,
+  startLsn: Lsn,
+  { files, cache }: TimelineDependencies,
+  ancestor?: { store: TimelineStore; lsn: Lsn },
+): Promise<TimelineStore> {
+  return TimelineStore.create(
+    { directory: join(directory, "layers"), startLsn, ...(ancestor ? { ancestor } : {}) },
+    { files, cache },
+  );
+}
