@@ -262,14 +262,16 @@ export class TestPostgres implements AsyncDisposable {
   private async end(signalName: NodeJS.Signals): Promise<void> {
     const child = this.process;
     if (!child) return;
+    let late = false;
     if (child.exitCode === null && child.signalCode === null) {
       const exit = once(child, "exit");
       child.kill(signalName);
-      const timer = setTimeout(() => child.kill("SIGKILL"), STOP_TIMEOUT_MS);
+      const timer = setTimeout(() => (late = child.kill("SIGKILL")), STOP_TIMEOUT_MS);
       await exit;
       clearTimeout(timer);
     }
     this.process = undefined;
+    if (late) throw new Error(`Postgres did not stop within ${STOP_TIMEOUT_MS} ms:\n${this.logTail()}`);
   }
 
   get running(): boolean {
