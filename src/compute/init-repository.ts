@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
+import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
 import type { TenantId } from "../base/ids.ts";
 import { type ImportedTimeline, PageserverClient } from "../client/pageserver-client.ts";
 import { fileError } from "../repository/atomic-file.ts";
@@ -77,7 +77,7 @@ export async function initRepository(options: InitOptions): Promise<InitResult> 
   else if (now !== "none") throw stateError(now, root);
   undo.defer(() => rmSync(directory, { recursive: true, force: true }));
 
-  const port = await reservePort({ first: PAGESERVER_PORT });
+  const port = await reservePort({ first: PAGESERVER_PORT, owner: join(directory, "config.toml") });
   undo.defer(() => port.release());
   const config = newConfig({
     tenantId: options.tenantId,
@@ -106,7 +106,11 @@ async function fill(
   mkdirSync(temporary, { recursive: true, mode: 0o755 });
   const pgdata = join(temporary, PGDATA);
   onStep(`creating a database cluster with Postgres ${binaries.version}`);
-  await initializeDataDirectory(binaries, pgdata);
+  try {
+    await initializeDataDirectory(binaries, pgdata);
+  } catch (error) {
+    throw diskFull(error) ?? error;
+  }
   signal.throwIfAborted();
 
   onStep("starting the pageserver");
@@ -168,6 +172,15 @@ function makeDirectory(path: string): string | undefined {
   } catch (error) {
     throw fileError(`cannot create ${path}`, error);
   }
+}
+
+/** initdb reports a full disk among everything else that it says. */
+function diskFull(error: unknown): NeonError | undefined {
+  if (!/No space left on device|Disk quota exceeded/.test(messageOf(error))) return undefined;
+  return new NeonError(ErrorCode.Resource, "the disk is full: the database cluster could not be created", {
+    hint: "Make room (an empty database takes about 60 MiB), then run `neon init` again.",
+    cause: error,
+  });
 }
 
 /** The log goes away with the half-made repository, so what is needed to understand the failure is kept elsewhere. */

@@ -13,7 +13,7 @@ import { fileError, writeFileAtomically } from "../repository/atomic-file.ts";
 import { parseListenAddress } from "../repository/config-keys.ts";
 import { pageserverUrl } from "../repository/config.ts";
 import { withLock } from "../repository/lock.ts";
-import { portIsFree } from "../repository/ports.ts";
+import { noteOwner, portInUse, portIsFree } from "../repository/ports.ts";
 import { bootId, processStartTime } from "../repository/process.ts";
 import type { Repository } from "../repository/repository.ts";
 import { setTomlValue } from "../repository/toml-edit.ts";
@@ -161,13 +161,19 @@ export class PageserverProcess {
 
   private async checkPort(): Promise<void> {
     const address = parseListenAddress(this.repository.config.pageserver.listen);
-    if (!address || (await portIsFree(address.port))) return;
+    if (!address) return;
+    if (await portIsFree(address.port)) {
+      noteOwner(address.port, this.repository.configPath);
+      return;
+    }
+    const { data } = await portInUse(address.port);
+    const example = `127.0.0.1:${typeof data["free"] === "number" ? data["free"] : "PORT"}`;
     throw new NeonError(
       ErrorCode.Resource,
       `port ${address.port}, where the pageserver should listen, is in use`,
       {
-        hint: "End the program that uses it, or choose another: `neon config set pageserver.listen 127.0.0.1:PORT`.",
-        data: { port: address.port },
+        hint: `End the program that uses it, or choose another: \`neon config set pageserver.listen ${example}\`.`,
+        data,
       },
     );
   }

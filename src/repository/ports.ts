@@ -2,8 +2,21 @@
  * Free TCP ports without races between our own processes: whoever wants a port first takes a lock on its number (a
  * directory that all repositories of a user share), then tests that it can be bound, and keeps the lock until its
  * server listens.
+ *
+ * A server that is stopped wants its port back later. So its owner, a file that exists as long as the server is of any
+ * use, is noted beside the locks, and a search for a free port passes over what belongs to others. The notes are a
+ * courtesy: they may get lost, and then a port that is taken is reported when the server starts.
  */
-import { chmodSync, lstatSync, mkdirSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,6 +30,8 @@ export interface PortRequest {
   readonly wanted?: number | undefined;
   /** Ports that belong to something that is not running just now. */
   readonly avoid?: ReadonlySet<number>;
+  /** Path of the file whose existence keeps the port reserved while nobody listens. */
+  readonly owner?: string | undefined;
 }
 
 export interface ReservedPort {
@@ -35,17 +50,17 @@ export async function reservePort(request: PortRequest): Promise<ReservedPort> {
   if (wanted !== undefined) {
     checkPort(wanted);
     const reserved = await tryPort(wanted);
-    if (reserved) return reserved;
-    throw new NeonError(ErrorCode.Resource, `port ${wanted} of 127.0.0.1 is in use`, {
-      hint: "Choose another port, or leave the choice to neon; `neon pg list` shows the ports of this repository.",
-      data: { port: wanted },
-    });
+    if (!reserved) throw await portInUse(wanted);
+    if (request.owner !== undefined) noteOwner(wanted, request.owner);
+    return reserved;
   }
   const last = Math.min(request.first + ATTEMPTS_MAX, PORT_MAX + 1);
   for (let port = request.first; port < last; port++) {
-    if (request.avoid?.has(port)) continue;
+    if (request.avoid?.has(port) || belongsToOther(port, request.owner)) continue;
     const reserved = await tryPort(port);
-    if (reserved) return reserved;
+    if (!reserved) continue;
+    if (request.owner !== undefined) noteOwner(port, request.owner);
+    return reserved;
   }
   throw new NeonError(ErrorCode.Resource, `no free port between ${request.first} and ${last - 1}`, {
     hint: "Stop computes that are not needed (`neon pg list`, `neon pg stop NAME`), or name a port with --port.",
@@ -58,6 +73,42 @@ export async function portIsFree(port: number): Promise<boolean> {
   return (await canBind(port, "127.0.0.1")) && (await canBind(port, "0.0.0.0"));
 }
 
+/** The error for a port that is taken; names one that is not. */
+export async function portInUse(port: number): Promise<NeonError> {
+  let free: number | undefined;
+  for (let next = port + 1; next <= Math.min(port + 50, PORT_MAX) && free === undefined; next++) {
+    if (!belongsToOther(next, undefined) && (await portIsFree(next))) free = next;
+  }
+  const example = free === undefined ? "" : `, for example ${free}`;
+  return new NeonError(ErrorCode.Resource, `port ${port} of 127.0.0.1 is in use`, {
+    hint: `End what listens there, or choose another port${example}.`,
+    data: { port, free: free ?? null },
+  });
+}
+
+/** Notes that a port belongs to the owner, and no other port does. */
+export function noteOwner(port: number, owner: string): void {
+  const directory = join(sharedDirectory(), "owners");
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  for (const name of readdirSync(directory)) {
+    if (readOwner(name) === owner) rmSync(join(directory, name), { force: true });
+  }
+  writeFileSync(join(directory, String(port)), owner, { mode: 0o600 });
+}
+
+function belongsToOther(port: number, owner: string | undefined): boolean {
+  const noted = readOwner(String(port));
+  return noted !== undefined && noted !== owner && existsSync(noted);
+}
+
+function readOwner(port: string): string | undefined {
+  try {
+    return readFileSync(join(sharedDirectory(), "owners", port), "utf8");
+  } catch {
+    return undefined;
+  }
+}
+
 function checkPort(port: number): void {
   if (Number.isInteger(port) && port >= 1 && port <= PORT_MAX) return;
   throw new NeonError(ErrorCode.Usage, `${port} is no port`, {
@@ -66,7 +117,7 @@ function checkPort(port: number): void {
 }
 
 async function tryPort(port: number): Promise<ReservedPort | undefined> {
-  const lock = tryLock(join(lockDirectory(), String(port)));
+  const lock = tryLock(join(sharedDirectory(), String(port)));
   if ("heldBy" in lock) return undefined;
   let free = false;
   try {
@@ -77,7 +128,8 @@ async function tryPort(port: number): Promise<ReservedPort | undefined> {
   return free ? { port, release: () => lock.release() } : undefined;
 }
 
-function lockDirectory(): string {
+/** Shared by all repositories of a user. */
+function sharedDirectory(): string {
   const user = process.getuid?.() ?? 0;
   const directory = join(tmpdir(), `neon-ports-${user}`);
   mkdirSync(directory, { recursive: true, mode: 0o700 });

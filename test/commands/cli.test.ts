@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -279,4 +279,34 @@ test("colours only where they are wanted", async (t) => {
   assert.ok(!plain.stderr.includes("\u001b"));
   const forced = await neon(["status"], { cwd, env: { NO_COLOR: undefined, FORCE_COLOR: "1" } });
   assert.ok(forced.stderr.includes("\u001b[31m"));
+});
+
+test("completion of commands, flags, values and names; the script for bash works", async (t) => {
+  const cwd = temporaryDirectory(t);
+  await fakeRepository(t, cwd, (_, response) =>
+    sendJson(response, 200, { branches: [branch("main"), branch("dev")] }),
+  );
+  const complete = async (...words: string[]): Promise<string[]> =>
+    (await neon(["completion", "--words", "--", ...words], { cwd })).stdout.trim().split("\n");
+  assert.deepEqual(await complete("st"), ["start", "status", "stop"]);
+  assert.ok((await complete("")).includes("pg"));
+  assert.deepEqual(await complete("pg", "s"), ["start", "stop"]);
+  assert.deepEqual(await complete("pg", "create", "--commit", ""), ["local", "remote"]);
+  assert.deepEqual(await complete("pg", "create", "--po"), ["--port"]);
+  assert.deepEqual(await complete("branch", ""), ["dev", "main"]);
+  assert.deepEqual(await complete("pg", "create", "-b", "d"), ["dev"]);
+  assert.deepEqual(await complete("config", "get", "pg_b"), ["pg_bin"]);
+  assert.deepEqual(
+    (await neon(["completion", "--words", "--", "branch", ""], { cwd: temporaryDirectory(t) })).stdout,
+    "",
+  );
+  assert.equal((await neon(["completion", "csh"])).code, 2);
+
+  const { stdout: script } = await neon(["completion", "bash"]);
+  const shell = `neon() { "${process.execPath}" "${join(ROOT, "bin", "neon.js")}" "$@"; }
+${script}
+COMP_WORDS=(neon branch d); COMP_CWORD=2; _neon_completion; echo "\${COMPREPLY[@]}"`;
+  const child = spawn("bash", ["-c", shell], { cwd, stdio: ["ignore", "pipe", "inherit"] });
+  const [chunk] = (await once(child.stdout, "data")) as [Buffer];
+  assert.equal(chunk.toString(), "dev\n");
 });

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { portIsFree, reservePort } from "../../src/repository/ports.ts";
+import { temporaryDirectory } from "./support.ts";
 
 const CHILD = join(import.meta.dirname, "lock-child.ts");
 
@@ -45,6 +47,25 @@ test("a reserved port is not given away twice, a released one is", async (t) => 
   const third = await reservePort({ first: base, avoid: new Set([second.port + 1]) });
   assert.notEqual(third.port, second.port + 1);
   for (const { release } of [again, second, third]) release();
+});
+
+test("a port whose owner is not running is passed over, until the owner is gone", async (t) => {
+  const directory = temporaryDirectory(t);
+  const owner = join(directory, "owner");
+  writeFileSync(owner, "");
+  const base = await listenSomewhere(t, "127.0.0.1");
+  const first = await reservePort({ first: base, owner });
+  first.release();
+  const other = await reservePort({ first: base });
+  other.release();
+  assert.notEqual(other.port, first.port);
+  const again = await reservePort({ first: base, owner });
+  again.release();
+  assert.equal(again.port, first.port);
+  rmSync(owner);
+  const last = await reservePort({ first: base });
+  last.release();
+  assert.equal(last.port, first.port);
 });
 
 test("processes that ask at once get different ports", async (t) => {

@@ -91,8 +91,12 @@ export abstract class BaseCommand extends Command {
   }
 
   /** A client of the repository's pageserver; connects only when used. */
-  protected async pageserverOf(repository: Repository, flags: CommonFlags): Promise<PageserverClient> {
+  protected async pageserverOf(
+    repository: Repository,
+    flags: CommonFlags,
+    options: { timeoutMs?: number } = {},
+  ): Promise<PageserverClient> {
     const { pageserverClientOf } = await import("./pageserver.ts");
-    return pageserverClientOf(repository, this.tenantOf(repository, flags));
+    return pageserverClientOf(repository, { tenantId: this.tenantOf(repository, flags), ...options });
   }
 }

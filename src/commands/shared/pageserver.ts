@@ -6,11 +6,11 @@ import type { Repository } from "../../repository/repository.ts";
 
 export function pageserverClientOf(
   repository: Repository,
-  tenantId: TenantId = repository.config.defaultTenantId,
+  options: { tenantId: TenantId; timeoutMs?: number },
 ): PageserverClient {
   return new PageserverClient({
     baseUrl: pageserverUrl(repository.config),
     token: repository.config.pageserver.authToken,
-    tenantId,
+    ...options,
   });
 }
