@@ -9,9 +9,12 @@ import type { OpenSegment, WalSegments } from "./wal-segments.ts";
 
 /** A batch up to this size is written on the spot. */
 const DIRECT_BATCH_SIZE_MAX = 2 ** 16;
-/** A sync that takes no longer counts as quick; after a row of quick ones the next is done on the spot. */
-const QUICK_SYNC_MS = 0.5;
-const QUICK_SYNCS_NEEDED = 8;
+/**
+ * A sync that takes no longer counts as quick; after a row of quick ones the next small one is done on the spot. The
+ * row is long, because on a busy disk one slow sync among quick ones would keep everybody else waiting.
+ */
+const QUICK_SYNC_MS = 0.4;
+const QUICK_SYNCS_NEEDED = 32;
 /**
  * So much is filled with zeros ahead of the end, once less than the second figure is left of it. Overwriting what is
  * allocated spares a sync the update of the file system's own books: half its time on common disks.
@@ -81,7 +84,9 @@ export class WalWriter {
     // Real time, not the clock seam: it only chooses between two ways of doing the same.
     const started = performance.now();
     try {
-      if (this.quickSyncs >= QUICK_SYNCS_NEEDED && isDirect(segment.handle)) segment.handle.syncNow();
+      const small = target - this.durable <= DIRECT_BATCH_SIZE_MAX;
+      const direct = small && this.quickSyncs >= QUICK_SYNCS_NEEDED;
+      if (direct && isDirect(segment.handle)) segment.handle.syncNow();
       else await segment.handle.sync();
     } catch (error) {
       throw this.fatal(target, error);
