@@ -101,7 +101,7 @@ export class ByteReader {
   }
   /** Copy. */
   copy(sizeBytes: number): Uint8Array {
-    return this.subarray(sizeBytes).slice();
+    return new Uint8Array(this.subarray(sizeBytes));
   }
   utf8(sizeBytes: number): string {
     return utf8.decode(this.subarray(sizeBytes));

@@ -1,8 +1,8 @@
 /** The file system of this machine. */
-import { constants } from "node:fs";
+import { constants, fdatasyncSync, writeSync } from "node:fs";
 import { type FileHandle as NodeHandle, mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
 import { messageOf, systemCode } from "../base/errors.ts";
-import type { FileHandle, Files } from "../base/seams.ts";
+import type { DirectFileHandle, FileHandle, Files } from "../base/seams.ts";
 
 /** Ends the process: after a failed sync nobody knows what is on the disk. */
 export type OnFatal = (error: unknown) => never;
@@ -55,7 +55,7 @@ export class RealFiles implements Files {
   }
 }
 
-class RealFileHandle implements FileHandle {
+class RealFileHandle implements DirectFileHandle {
   private readonly handle: NodeHandle;
   private readonly onFatal: OnFatal;
 
@@ -80,6 +80,21 @@ class RealFileHandle implements FileHandle {
   /** Data and size, not the times: `fdatasync`. */
   async sync(): Promise<void> {
     await this.handle.datasync().catch(this.onFatal);
+  }
+
+  writeNow(bytes: Uint8Array, position: number): void {
+    let done = 0;
+    while (done < bytes.length) {
+      done += writeSync(this.handle.fd, bytes, done, bytes.length - done, position + done);
+    }
+  }
+
+  syncNow(): void {
+    try {
+      fdatasyncSync(this.handle.fd);
+    } catch (error) {
+      this.onFatal(error);
+    }
   }
 
   async size(): Promise<number> {

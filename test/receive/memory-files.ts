@@ -4,7 +4,7 @@
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FileHandle, Files } from "../../src/base/seams.ts";
-import type { DirectFileHandle } from "../../src/pageserver/receive/direct-file.ts";
+import type { DirectFileHandle } from "../../src/base/seams.ts";
 
 const SECTOR_SIZE = 512;
 

@@ -4,7 +4,7 @@ import { fdatasyncSync, writeSync } from "node:fs";
 import { systemCode } from "../../src/base/errors.ts";
 import type { Lsn } from "../../src/base/lsn.ts";
 import type { FileHandle, Files } from "../../src/base/seams.ts";
-import type { DirectFileHandle } from "../../src/pageserver/receive/direct-file.ts";
+import type { DirectFileHandle } from "../../src/base/seams.ts";
 import type { WalSink } from "../../src/pageserver/receive/receiver.ts";
 import type { WalLog } from "../../src/pageserver/receive/wal-log.ts";
 

@@ -121,7 +121,7 @@ async function* copiedPages(
       if (relation === undefined || entry.key.block >= relation.size(entry.key.fork)) continue;
       const page = ingest.reconstructor.value(entry.key, entry.values);
       if (page === undefined) continue;
-      pages.push({ key: { ...entry.key, spcOid: target.spcOid, dbOid: target.dbOid }, bytes: page });
+      pages.push({ key: { ...entry.key, spcOid: target.spcOid, dbOid: target.dbOid }, bytes: page.slice() });
     }
     yield pages;
   }

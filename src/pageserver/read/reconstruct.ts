@@ -16,7 +16,7 @@ import { Slru } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { decodeRecord } from "../../postgres/wal/decode-record.ts";
 import { type BlockRef, WalRecord } from "../../postgres/wal/record.ts";
-import { type Key, ValueFlag } from "../../storage/key.ts";
+import { type Key, ValueFlag, isBase } from "../../storage/key.ts";
 import type { StoredValue } from "../../storage/value.ts";
 import { redoCheckpointState } from "../ingest/checkpoint-redo.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
@@ -26,6 +26,7 @@ export class Reconstructor {
   private readonly version: PgVersion;
   private readonly context: RedoContext;
   private readonly record = new WalRecord();
+  private readonly scratch = new PageBuffer();
 
   constructor(options: { version: PgVersion; hintBitsLogged: boolean }) {
     this.version = options.version;
@@ -34,7 +35,7 @@ export class Reconstructor {
 
   /**
    * The value, or undefined if the key does not exist there. `values` are newest first and end with a base, or with
-   * nothing where none was found. The result may be a view of a value: copy what outlives the next read.
+   * nothing where none was found. The result is a view, valid until the next call: copy what outlives it.
    */
   value(key: Key, values: readonly StoredValue[]): Uint8Array | undefined {
     const newest = values[0];
@@ -78,16 +79,19 @@ export class Reconstructor {
     redo: (page: PageBuffer, record: WalRecord) => void,
     older?: Uint8Array,
   ): Uint8Array {
-    const page = new PageBuffer();
+    const page = this.scratch;
     let next = values.length - 1;
     const base = values[next];
     assert(base !== undefined, "there are values");
-    if (base.flags & (ValueFlag.Image | ValueFlag.Tombstone)) {
-      // Behind a tombstone a page begins as zeros: a file that was extended but not written.
-      if (base.flags & ValueFlag.Image) page.bytes.set(base.bytes);
+    if (base.flags & ValueFlag.Image) {
+      page.bytes.set(base.bytes);
       next--;
-    } else if (older !== undefined && !(base.flags & ValueFlag.WillInit)) {
+    } else if (older !== undefined && !isBase(base.flags)) {
       page.bytes.set(older);
+    } else {
+      // A page begins as zeros: a file that was extended but not written, or a record that makes the page anew.
+      page.bytes.fill(0);
+      if (base.flags & ValueFlag.Tombstone) next--;
     }
     for (; next >= 0; next--) {
       const value = values[next] as StoredValue;

@@ -4,7 +4,7 @@
  */
 import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd, lsnMin } from "../../base/lsn.ts";
-import { isDirect } from "./direct-file.ts";
+import { isDirect } from "../../base/seams.ts";
 import type { OpenSegment, WalSegments } from "./wal-segments.ts";
 
 /** A batch up to this size is written on the spot. */

@@ -182,6 +182,7 @@ export class Timeline implements ServedTimeline {
     try {
       position = await receiver.flushPosition();
     } catch (error) {
+      if (!(error instanceof NeonError && error.code === ErrorCode.Unreachable)) throw error;
       // A compute that does not run has no commits that we lack, or cannot give them to us now.
       this.dependencies.log.info(
         { timeline: this.id, error: messageOf(error) },

@@ -9,7 +9,8 @@ import { setImmediate as yieldToLoop } from "node:timers/promises";
 import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
-import { WalStream } from "../../postgres/wal/stream.ts";
+import { findEndOfWal } from "../../postgres/wal/end-of-wal.ts";
+import { WalStream, type WalStreamOptions } from "../../postgres/wal/stream.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { loadIngestState } from "../ingest/load-state.ts";
@@ -168,6 +169,11 @@ export class WalIntake implements WalSink {
     return this.durable;
   }
 
+  /** Postgres' own timeline number. */
+  get timelineNumber(): number {
+    return this.ingest.state.checkpoint.timelineNumber;
+  }
+
   /** Records ingested since it was opened. */
   get recordCount(): number {
     return this.ingest.recordCount;
@@ -271,14 +277,18 @@ export class WalIntake implements WalSink {
   }
 
   private streamFrom(record: RecordBoundary): WalStream {
+    return new WalStream(this.streamOptions(record));
+  }
+
+  private streamOptions(record: RecordBoundary): WalStreamOptions {
     const { cluster } = this.options;
-    return new WalStream({
+    return {
       version: cluster.pgVersion,
       segmentSize: cluster.segmentSize,
       systemId: cluster.systemId,
       startLsn: record.endLsn,
       previousLsn: record.previousLsn,
-    });
+    };
   }
 
   /** Ingests what the WAL log holds behind the last layer; the answer is where valid WAL ends. */
@@ -290,7 +300,9 @@ export class WalIntake implements WalSink {
         this.sliceStart = performance.now();
         await this.drain();
       } catch (error) {
-        if (error instanceof NeonError && error.code === ErrorCode.Unsupported) break;
+        // The WAL is kept as far as it is whole: a later version may know what to do with it.
+        if (error instanceof NeonError && error.code === ErrorCode.Unsupported)
+          return this.endOfWhole(reader);
         if (error !== this.decodeError) throw error;
         await this.checkTornEnd(error);
         this.failed = undefined;
@@ -301,6 +313,15 @@ export class WalIntake implements WalSink {
     if (this.failed === undefined) await this.checkTornEnd("there is no more");
     this.stream = this.streamFrom(this.lastRecord);
     return this.resumeLsn;
+  }
+
+  /** Where whole WAL ends, behind a record that cannot be ingested. */
+  private async endOfWhole(reader: WalReader): Promise<Lsn> {
+    const { endLsn } = await findEndOfWal(this.streamOptions(this.lastRecord), async (lsn) => {
+      const to = Math.min(lsn + REPLAY_CHUNK_BYTES, reader.endLsn) as Lsn;
+      return lsn < to ? reader.read(lsn, to) : undefined;
+    });
+    return endLsn;
   }
 
   /** WAL that does not decode is the end that a crash left, unless it was on disk before. */
