@@ -79,7 +79,9 @@ test(
   async (t) => {
     await using server = await TestPostgres.create({ binDir: BIN, settings: { wal_keep_size: "1GB" } });
     const methods = ["off", "pglz", "lz4", "zstd"];
-    await server.query("create table t as select g as a, repeat(md5((g % 50)::text), 2) || g as b from generate_series(1, 15000) g");
+    await server.query(
+      "create table t as select g as a, repeat(md5((g % 50)::text), 2) || g as b from generate_series(1, 15000) g",
+    );
     const files = new Map<number, Buffer>();
     for (const method of methods) {
       await server.query(`set wal_compression = ${method}`);
