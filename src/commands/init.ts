@@ -39,6 +39,7 @@ export default class Init extends BaseCommand {
     const { args, flags } = await this.parse(Init);
     const { parseTenantId, newTenantId } = await import("../base/ids.ts");
     const { randomBytes } = await import("node:crypto");
+    const { rootOf } = await import("../repository/repository.ts");
     const { initRepository, MAIN_BRANCH } = await import("../compute/init-repository.ts");
     const { Progress } = await import("./shared/progress.ts");
 
@@ -46,7 +47,7 @@ export default class Init extends BaseCommand {
     const random = { bytes: (count: number) => new Uint8Array(randomBytes(count)) };
     using progress = new Progress({ silent: this.jsonEnabled() });
     const { repository, binaries, imported } = await initRepository({
-      root: resolve(args.dir ?? flags.repo ?? "."),
+      root: rootOf(process.cwd(), args.dir ?? flags.repo ?? "."),
       pgVersion: flags["pg-version"],
       pgBin: flags["pg-bin"] === undefined ? undefined : resolve(flags["pg-bin"]),
       tenantId: given === undefined ? newTenantId(random) : parseTenantId(given),

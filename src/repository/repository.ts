@@ -192,8 +192,8 @@ export async function repositoryState(root: string): Promise<RepositoryState> {
   return names.every((name) => name === LOCKS) ? "none" : "foreign";
 }
 
-/** The directory that holds `.neon`; people also name `.neon` itself. */
-function rootOf(startDirectory: string, override: string): string {
+/** The directory that holds `.neon`, from a path that a user gave; people also name `.neon` itself. */
+export function rootOf(startDirectory: string, override: string): string {
   const path = resolve(startDirectory, override);
   return basename(path) === DIRECTORY ? dirname(path) : path;
 }

@@ -20,7 +20,7 @@ function commandIds(): string[] {
 test("--version is quick and needs nothing", async () => {
   const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
   const runs = [];
-  for (let i = 0; i < 3; i++) runs.push(await neon(["--version"]));
+  for (let i = 0; i < 5; i++) runs.push(await neon(["--version"]));
   assert.equal(runs[0]?.stdout, `neon ${version}\n`);
   const best = Math.min(...runs.map((run) => run.elapsedMs));
   assert.ok(best < 250, `${best} ms`);

@@ -8,7 +8,7 @@ import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
 export default class PgPsql extends BaseCommand {
   static override summary = "Open an SQL prompt on a compute.";
   static override description =
-    "Runs psql where it is installed; what follows `--` is passed on to it and its exit code is ours. Otherwise, and " +
+    "Runs psql where it is installed (or what $NEON_PSQL names); what follows `--` is passed on to it and its exit code is ours. Otherwise, and " +
     "with --builtin, a small prompt of our own.\n\n" +
     "With --json the statements of --command, or of stdin, are run and their results printed as JSON.";
   static override examples = [

@@ -1,5 +1,5 @@
 import { string as stringArg } from "@oclif/core/args";
-import { boolean, option } from "@oclif/core/flags";
+import { boolean } from "@oclif/core/flags";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
 
@@ -7,18 +7,16 @@ export default class PgStop extends BaseCommand {
   static override summary = "Stop a compute.";
   static override description =
     "Returns when the pageserver has everything, the shutdown checkpoint included. Stopping one that does not run is " +
-    "fine. `--mode immediate` does not wait for a clean end: nothing that was committed is lost, but the compute is " +
-    "rebuilt or recovered at its next start.";
+    "fine. After --immediate nothing that was committed is missing, but the compute is rebuilt or recovered at its " +
+    "next start.";
   static override examples = ["<%= config.bin %> pg stop dev", "<%= config.bin %> pg stop --all"];
   static override args = { name: stringArg({ description: "Name of the compute." }) };
   static override flags = {
     all: boolean({ default: false, summary: "Stop every compute." }),
-    mode: option({
-      char: "m",
-      summary: "fast ends sessions and writes a checkpoint; immediate does neither.",
-      options: ["fast", "immediate"] as const,
-      default: "fast" as const,
-    })(),
+    immediate: boolean({
+      default: false,
+      summary: "Do not wait for a clean end, nor for the pageserver: end Postgres at once.",
+    }),
   };
 
   async run(): Promise<JsonFields> {
@@ -38,7 +36,7 @@ export default class PgStop extends BaseCommand {
     for (const { name, state } of chosen) {
       if (state === "stopped" && flags.all) continue;
       progress.begin(`stopping compute ${name}`);
-      await computes.stop(name, { mode: flags.mode });
+      await computes.stop(name, { mode: flags.immediate ? "immediate" : "fast" });
       progress.end();
       this.print(state === "stopped" ? `Compute ${name} was not running` : `Stopped compute ${name}`);
       if (state !== "stopped") stopped.push(name);

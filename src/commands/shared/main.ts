@@ -8,7 +8,6 @@ import { Config } from "@oclif/core/config";
 import type { PJSON } from "@oclif/core/interfaces";
 import { settings } from "@oclif/core/settings";
 import { UnknownCommandError, failureOf } from "./failure.ts";
-import { NeonHelp } from "./neon-help.ts";
 import { reportFailure } from "./output.ts";
 import { nearest } from "./suggest.ts";
 
@@ -29,6 +28,7 @@ export function packageJson(root: string): PJSON {
 const TOPICS = {
   config: { description: "Settings of the repository: list, get, set" },
   pg: { description: "Postgres computes on branches: create, start, stop, list, connect" },
+  tenant: { description: "Tenants of the pageserver: list" },
 };
 
 /** Runs the command line; sets `process.exitCode` and never throws. `root` is the directory of package.json. */
@@ -60,16 +60,21 @@ async function dispatch(argv: string[], root: string): Promise<void> {
     const subject = words[0] === "help" ? words.slice(1) : words;
     const target = longestId(config, subject);
     if (subject.length > 0 && target.id === "") throw unknownCommand(config, subject);
-    await new NeonHelp(config, HELP_OPTIONS).showHelp(target.id === "" ? [] : target.id.split(":"));
+    await showHelp(config, target.id);
     return;
   }
   if (!command) {
     const isTopic = id !== "" && used === words.length;
     if (!isTopic) throw unknownCommand(config, words.length > 0 ? words : [argv[0] ?? ""]);
-    await new NeonHelp(config, HELP_OPTIONS).showHelp(id.split(":"));
+    await showHelp(config, id);
     return;
   }
   await config.runCommand(id, [...words.slice(used), ...rest], command);
+}
+
+async function showHelp(config: Config, id: string): Promise<void> {
+  const { NeonHelp } = await import("./neon-help.ts");
+  await new NeonHelp(config, HELP_OPTIONS).showHelp(id === "" ? [] : id.split(":"));
 }
 
 const HELP_OPTIONS = { flagSortOrder: "none", docopts: false } as const;

@@ -1,0 +1,31 @@
+import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
+
+export default class TenantList extends BaseCommand {
+  static override summary = "List the tenants of the pageserver.";
+  static override description =
+    "A tenant is a Postgres cluster with all its branches. `neon init` makes one; it is the default of every command, " +
+    "--tenant-id names another.";
+  static override examples = ["<%= config.bin %> tenant list", "<%= config.bin %> tenant list --json"];
+
+  async run(): Promise<JsonFields> {
+    const { flags } = await this.parse(TenantList);
+    const repository = await this.findRepository(flags);
+    const tenants = await (await this.pageserverOf(repository, flags)).listTenants();
+    const { formatTable } = await import("../shared/output.ts");
+    const isDefault = (id: string): boolean => id === repository.config.defaultTenantId;
+    const rows = tenants.map(({ tenantId, pgVersion }) => [
+      tenantId,
+      pgVersion === null ? "-" : String(pgVersion),
+      isDefault(tenantId) ? "default" : "",
+    ]);
+    if (rows.length === 0) this.say("There is no tenant.");
+    else this.print(formatTable(["TENANT", "POSTGRES", ""], rows));
+    return {
+      tenants: tenants.map(({ tenantId, pgVersion }) => ({
+        tenant_id: tenantId,
+        pg_version: pgVersion,
+        default: isDefault(tenantId),
+      })),
+    };
+  }
+}
