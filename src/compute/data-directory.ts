@@ -240,7 +240,11 @@ function checkedPath(path: string): string {
 }
 
 function isZero(chunk: Buffer): boolean {
-  return chunk.length <= ZEROS.length && ZEROS.compare(chunk, 0, chunk.length, 0, chunk.length) === 0;
+  for (let at = 0; at < chunk.length; at += ZEROS.length) {
+    const end = Math.min(chunk.length, at + ZEROS.length);
+    if (ZEROS.compare(chunk, at, end, 0, end - at) !== 0) return false;
+  }
+  return true;
 }
 
 function badArchive(message: string, cause?: unknown): NeonError {
