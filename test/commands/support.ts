@@ -53,6 +53,8 @@ export async function neon(args: readonly string[], options: RunOptions = {}): P
   let stderr = "";
   child.stdout?.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
   child.stderr?.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  // A command that fails early does not read what it is sent.
+  child.stdin?.on("error", () => undefined);
   child.stdin?.end(options.input ?? "");
   const [code] = (await once(child, "close")) as [number | null];
   return { code, stdout, stderr, elapsedMs: performance.now() - startedAt };
