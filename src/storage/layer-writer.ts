@@ -18,6 +18,8 @@ import {
   HEADER_SIZE,
 } from "./layer-format.ts";
 
+import { Yielder } from "./yielder.ts";
+
 /** Size in bytes of the buffers that collect data blocks. */
 const BUFFER_SIZE = 512 * 1024;
 
@@ -214,12 +216,10 @@ export class LayerWriter implements AsyncDisposable {
 
   private async writeIndex(position: number): Promise<void> {
     const { index, seed } = this;
-    for (const block of index.blocks) {
-      sealBlock(index.bytes, block.start, {
-        payloadSize: block.payloadSize,
-        position: position + block.start,
-        seed,
-      });
+    const yielder = new Yielder();
+    for (const { start, payloadSize } of index.blocks) {
+      sealBlock(index.bytes, start, { payloadSize, position: position + start, seed });
+      if (yielder.due()) await yielder.yield();
     }
     if (index.sizeBytes > 0) await this.handle.write(index.bytes.subarray(0, index.sizeBytes), position);
   }

@@ -6,7 +6,7 @@
 import { AssertionError, assert } from "../base/errors.ts";
 import { type Lsn, MAX_LSN } from "../base/lsn.ts";
 import { Arena, type BlobRef } from "./arena.ts";
-import { type Key, ValueFlag } from "./key.ts";
+import { type Key, ValueFlag, compareKeyPrefixes } from "./key.ts";
 import { type KeyRange, compareToKey } from "./key-range.ts";
 import { type PrefixTable, grownU32 } from "./prefix-table.ts";
 import { radixSort } from "./radix-sort.ts";
@@ -18,6 +18,12 @@ const INITIAL_VALUES = 4096;
 /** Bytes of index per value and per key, for `sizeBytes`. */
 const VALUE_COST = 17;
 const KEY_COST = 12;
+/** Steps of short loops between two looks at the clock. */
+const SLICE = 8192;
+/** Which keys of a prefix are in a range. */
+const NO_KEY = 0;
+const EVERY_KEY = 1;
+const SOME_KEYS = 2;
 const FLAGS_MASK = ValueFlag.Image | ValueFlag.Record | ValueFlag.WillInit | ValueFlag.Tombstone;
 
 export class MemoryLayer {
@@ -173,32 +179,43 @@ export class MemoryLayer {
     return this.blobs[value] as number as BlobRef;
   }
 
-  /**
-   * The slots of a range in key order. What is put after the call may be missing. The slots are picked before the
-   * first wait, the rest takes its time.
-   */
+  /** The slots of a range in key order. What is put after the call is not among them. */
   async sortedSlots(range: KeyRange | undefined, yielder: Yielder): Promise<Uint32Array> {
-    const slots = this.slotsIn(range);
+    const count = this.slotCount;
+    const membership = range && this.handlesIn(range);
+    const slots = new Uint32Array(count);
+    let found = 0;
+    for (let slot = 0; slot < count; slot++) {
+      if (slot % SLICE === 0 && yielder.due()) await yielder.yield();
+      if (!range || !membership || this.slotInRange(slot, range, membership)) slots[found++] = slot;
+    }
+    const picked = slots.slice(0, found);
     const ranks = await this.rankHandles(yielder);
-    const ranked = new Uint32Array(this.handles.length);
-    for (let i = 0; i < slots.length; i++) {
-      const slot = slots[i] as number;
+    const ranked = new Uint32Array(count);
+    for (let i = 0; i < found; i++) {
+      if (i % SLICE === 0 && yielder.due()) await yielder.yield();
+      const slot = picked[i] as number;
       ranked[slot] = ranks[this.handles[slot] as number] as number;
     }
-    return radixSort(slots, [this.blocks, ranked], yielder);
+    return radixSort(picked, [this.blocks, ranked], yielder);
   }
 
-  private slotsIn(range: KeyRange | undefined): Uint32Array {
-    const slots = new Uint32Array(this.slotCount);
-    let count = 0;
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      if (range === undefined || this.slotInRange(slot, range)) slots[count++] = slot;
+  /** For each handle whether its keys are in a range: all, none, or those with the right blocks. */
+  private handlesIn(range: KeyRange): Uint8Array {
+    const membership = new Uint8Array(this.prefixes.size);
+    for (const [handle, prefix] of this.prefixes.prefixes.entries()) {
+      const above = compareKeyPrefixes(prefix, range.from);
+      const below = compareKeyPrefixes(prefix, range.to);
+      membership[handle] = above < 0 || below > 0 ? NO_KEY : above > 0 && below < 0 ? EVERY_KEY : SOME_KEYS;
     }
-    return slots.slice(0, count);
+    return membership;
   }
 
-  private slotInRange(slot: number, range: KeyRange): boolean {
-    const prefix = this.prefixes.prefix(this.handles[slot] as number);
+  private slotInRange(slot: number, range: KeyRange, membership: Uint8Array): boolean {
+    const handle = this.handles[slot] as number;
+    const member = membership[handle];
+    if (member !== SOME_KEYS) return member === EVERY_KEY;
+    const prefix = this.prefixes.prefix(handle);
     const block = this.blocks[slot] as number;
     return compareToKey(prefix, block, range.from) >= 0 && compareToKey(prefix, block, range.to) < 0;
   }

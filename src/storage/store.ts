@@ -8,7 +8,7 @@ import type { Files } from "../base/seams.ts";
 import type { BlobRef } from "./arena.ts";
 import type { Key } from "./key.ts";
 import { type KeyRange, compareToKey, rangeContains } from "./key-range.ts";
-import type { LayerDescriptor } from "./layer-file.ts";
+import type { LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import type { LayerMap } from "./layer-map.ts";
 import { LayerSet, type NewLayer, asResourceError } from "./layer-set.ts";
@@ -16,7 +16,7 @@ import { MemoryLayer } from "./memory-layer.ts";
 import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
 import { type ScanLevel, scanLevels } from "./scan.ts";
 import type { StoreCache } from "./store-cache.ts";
-import { type ChainBase, ChainBuilder, type ScanEntry, type ValueChain } from "./value.ts";
+import { ChainBuilder, type ScanEntry, type ValueChain } from "./value.ts";
 import { writeDelta } from "./write-delta.ts";
 import { type ImageSource, writeImages } from "./write-images.ts";
 
@@ -218,8 +218,13 @@ export class TimelineStore implements AsyncDisposable {
     let store = start;
     let upTo = lsn;
     for (;;) {
-      const base = await store.collect(key, upTo, chain);
-      if (base !== undefined) return { values: chain.values, base };
+      const { map } = store.set;
+      const image = imageAbove(map, key, upTo, callerFloor);
+      chain.floor = image?.endLsn ?? callerFloor;
+      store.collectFromMemory(key, chain);
+      if (!chain.done) await collectFromFiles(map, image, key, chain);
+      if (chain.done) return { values: chain.values, base: "found" };
+      if (image !== undefined) return { values: chain.values, base: "missing" };
       const { ancestor } = store;
       if (ancestor === undefined || callerFloor >= ancestor.lsn) break;
       store = ancestor.store;
@@ -245,29 +250,12 @@ export class TimelineStore implements AsyncDisposable {
     }
   }
 
-  /** What this timeline itself knows of a key; undefined if the ancestor has to be asked. */
-  private async collect(key: Key, upTo: Lsn, chain: ChainBuilder): Promise<ChainBase | undefined> {
-    const callerFloor = chain.floor;
-    const { open, frozen } = this;
-    const { map } = this.set;
-    const image = imageAbove(map, key, upTo, callerFloor);
-    if (image !== undefined) chain.floor = image.endLsn;
-    open.collect(key, chain);
-    for (const layer of frozen) {
-      if (chain.done || layer.endLsn <= chain.floor) break;
+  private collectFromMemory(key: Key, chain: ChainBuilder): void {
+    this.open.collect(key, chain);
+    for (const layer of this.frozen) {
+      if (chain.done || layer.endLsn <= chain.floor) return;
       layer.collect(key, chain);
     }
-    for (const layer of map.deltas) {
-      if (chain.done || layer.endLsn <= chain.floor) break;
-      if (layer.startLsn < chain.below && rangeContains(layer.range, key)) await layer.collect(key, chain);
-    }
-    if (!chain.done && image !== undefined) {
-      chain.floor = -1;
-      await image.collect(key, chain);
-      if (!chain.done) return "missing";
-    }
-    chain.floor = callerFloor;
-    return chain.done ? "found" : undefined;
   }
 
   private async flushAll(): Promise<void> {
@@ -340,8 +328,25 @@ export class TimelineStore implements AsyncDisposable {
   }
 }
 
+/** Delta layers from the newest to the oldest that matters, then the image layer, if there is one. */
+async function collectFromFiles(
+  map: LayerMap,
+  image: LayerFile | undefined,
+  key: Key,
+  chain: ChainBuilder,
+): Promise<void> {
+  for (const layer of map.deltas) {
+    if (layer.endLsn <= chain.floor) break;
+    if (layer.startLsn < chain.below && rangeContains(layer.range, key)) await layer.collect(key, chain);
+    if (chain.done) return;
+  }
+  if (image === undefined) return;
+  chain.floor = -1;
+  await image.collect(key, chain);
+}
+
 /** The image layer to stop at, unless the caller wants to stop earlier. */
-function imageAbove(map: LayerMap, key: Key, upTo: Lsn, floor: number): ReturnType<LayerMap["imageFor"]> {
+function imageAbove(map: LayerMap, key: Key, upTo: Lsn, floor: number): LayerFile | undefined {
   const image = map.imageFor(key, upTo);
   return image !== undefined && image.endLsn > floor ? image : undefined;
 }

@@ -3,11 +3,13 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { AssertionError, ErrorCode } from "../../src/base/errors.ts";
 import { type Lsn, toLsn } from "../../src/base/lsn.ts";
+import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { type Key, ValueFlag } from "../../src/storage/key.ts";
 import { ALL_KEYS } from "../../src/storage/key-range.ts";
 import { RealFiles } from "../../src/storage/real-files.ts";
-import { NO_BLOB, TimelineStore } from "../../src/storage/store.ts";
+import { type ImageSource, NO_BLOB, TimelineStore } from "../../src/storage/store.ts";
 import { StoreCache } from "../../src/storage/store-cache.ts";
 
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -80,3 +82,111 @@ test("values are found in memory, in files, after reopening and through an ances
     await rm(directory, { recursive: true });
   }
 });
+
+async function* images(...pages: [Key, string][]): ImageSource {
+  for (const [k, value] of pages) yield [{ key: k, bytes: new TextEncoder().encode(value) }];
+}
+
+async function withStore(
+  work: (store: TimelineStore, cache: StoreCache, files: FaultyFiles) => Promise<void>,
+) {
+  const files = new FaultyFiles({ random: () => 0 });
+  await using cache = new StoreCache({ capacityBytes: 1 << 20 }, { files });
+  await using store = await TimelineStore.create({ directory: "/a", startLsn: toLsn(100) }, { files, cache });
+  await work(store, cache, files);
+}
+
+test("an image layer hides everything older in its range, and what it leaves out does not exist", () =>
+  withStore(async (store) => {
+    for (const block of [1, 2, 3]) put(store, key(1, block), 110, ValueFlag.Image, `old ${block}`);
+    put(store, key(1, 2), 150, ValueFlag.Record, "new 2");
+    store.freeze(toLsn(200));
+    await store.flush();
+    await store.addImageLayer({ from: key(1, 2), to: key(1, 4) }, toLsn(120), images([key(1, 2), "image 2"]));
+    assert.deepEqual(await read(store, key(1, 1), 200), ["found", ["110:old 1"]]);
+    assert.deepEqual(await read(store, key(1, 2), 200), ["found", ["150:new 2", "120:image 2"]]);
+    assert.deepEqual(await read(store, key(1, 2), 119), ["found", ["110:old 2"]]);
+    assert.deepEqual(await read(store, key(1, 2), 200, 119), ["found", ["150:new 2", "120:image 2"]]);
+    assert.deepEqual(await read(store, key(1, 2), 200, 120), ["floor", ["150:new 2"]]);
+    assert.deepEqual(await read(store, key(1, 3), 200), ["missing", []]);
+    assert.deepEqual(await read(store, key(1, 3), 119), ["found", ["110:old 3"]]);
+    assert.deepEqual(await scanned(store, 200), ["1/1 110", "1/2 150 120"]);
+    assert.deepEqual(await scanned(store, 119), ["1/1 110", "1/2 110", "1/3 110"]);
+    put(store, key(1, 3), 210, ValueFlag.Record, "without a base");
+    assert.deepEqual(await read(store, key(1, 3), 300), ["missing", ["210:without a base"]]);
+  }));
+
+async function scanned(store: TimelineStore, lsn: number): Promise<string[]> {
+  const seen: string[] = [];
+  for await (const batch of store.scan(ALL_KEYS, toLsn(lsn))) {
+    for (const { key: k, values } of batch) {
+      seen.push([`${k.relNumber}/${k.block}`, ...values.map((value) => value.lsn)].join(" "));
+    }
+  }
+  return seen;
+}
+
+test("image layers are checked before they are published", () =>
+  withStore(async (store, _cache, files) => {
+    put(store, key(1, 1), 110, ValueFlag.Image, "a");
+    store.freeze(toLsn(150));
+    await assert.rejects(store.addImageLayer(ALL_KEYS, toLsn(150), images()), AssertionError);
+    await store.flush();
+    const paths = files.paths();
+    const range = { from: key(1, 0), to: key(1, 5) };
+    const add = (...pages: [Key, string][]) => store.addImageLayer(range, toLsn(150), images(...pages));
+    await assert.rejects(add([key(1, 1), "a"], [key(1, 1), "b"]), AssertionError);
+    await assert.rejects(add([key(1, 1), "a"], [key(1, 0), "b"]), AssertionError);
+    await assert.rejects(add([key(1, 5), "a"]), AssertionError);
+    await assert.rejects(add([key(0, 9), "a"]), AssertionError);
+    assert.deepEqual(files.paths(), paths, "nothing is left behind");
+    await add([key(1, 1), "a"]);
+    await assert.rejects(add([key(1, 1), "a"]), { code: ErrorCode.Conflict });
+    assert.equal(store.stats.imageCount, 1);
+  }));
+
+test("a value at the branch point hides the ancestor's value at the same LSN", () =>
+  withStore(async (parent, cache, files) => {
+    put(parent, key(1, 1), 110, ValueFlag.Image, "parent");
+    put(parent, key(1, 2), 110, ValueFlag.Image, "parent");
+    const at = toLsn(110);
+    const options = { directory: "/b", startLsn: at, ancestor: { store: parent, lsn: at } };
+    await using child = await TimelineStore.create(options, { files, cache });
+    put(child, key(1, 1), 110, ValueFlag.Record, "child");
+    assert.deepEqual(await read(child, key(1, 1), 110), ["missing", ["110:child"]]);
+    put(child, key(1, 1), 110, ValueFlag.Image, "child");
+    assert.deepEqual(await read(child, key(1, 1), 110), ["found", ["110:child"]]);
+    assert.deepEqual(await read(child, key(1, 2), 110), ["found", ["110:parent"]]);
+    child.freeze(at);
+    await child.flush();
+    assert.deepEqual(await read(child, key(1, 1), 999), ["found", ["110:child"]]);
+  }));
+
+test("creating, opening and closing", () =>
+  withStore(async (store, cache, files) => {
+    const dependencies = { files, cache };
+    const options = { directory: "/a", startLsn: toLsn(100) };
+    await assert.rejects(TimelineStore.create(options, dependencies), { code: ErrorCode.Exists });
+    await assert.rejects(TimelineStore.open({ ...options, directory: "/none" }, dependencies), {
+      code: ErrorCode.NotFound,
+    });
+    await assert.rejects(TimelineStore.open({ ...options, startLsn: toLsn(101) }, dependencies), {
+      code: ErrorCode.Corrupt,
+    });
+    store.freeze(toLsn(100));
+    store.freeze(toLsn(180));
+    await store.flush();
+    assert.equal(store.durableLsn, 180);
+    assert.equal(store.physicalBytes, 0);
+    put(store, key(1, 1), 190, ValueFlag.Image, "a");
+    store.freeze(toLsn(190));
+    await Promise.all([store.flush(), store.flush()]);
+    const [layer] = store.layers();
+    assert.equal(store.physicalBytes, layer?.sizeBytes);
+    assert.equal(store.physicalBytes, files.contentOf(`/a/${layer?.name}`).length);
+    await read(store, key(1, 1), 200);
+    await store[Symbol.asyncDispose]();
+    await store[Symbol.asyncDispose]();
+    await cache[Symbol.asyncDispose]();
+    assert.equal(files.openHandles, 0);
+  }));
