@@ -5,7 +5,7 @@
  * Order of durability: raw WAL is on disk before it is reported as flushed; a layer is on disk before WAL below it is
  * removed. After a crash the records behind the last layer are ingested again from the WAL log.
  */
-import { setImmediate as yieldToLoop } from "node:timers/promises";
+import { setImmediate as yieldToLoop, setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
@@ -18,6 +18,7 @@ import { Ingest } from "../ingest/ingest.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import type { WalSink } from "../receive/receiver.ts";
 import { WalLog, type WalReader } from "../receive/wal-log.ts";
+import { Durability } from "./durability.ts";
 import { DurableMark } from "./durable-mark.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
@@ -28,6 +29,8 @@ const REPLAY_CHUNK_BYTES = 1 << 20;
 const RECORDS_PER_CHECK = 256;
 /** Longest time that ingest keeps the event loop, in milliseconds. */
 const SLICE_MS_MAX = 4;
+/** Pause before a layer that could not be written is tried again, in milliseconds. */
+const FLUSH_RETRY_MS = 1000;
 /** How often it is noted how far WAL is durable, in milliseconds. */
 const MARK_INTERVAL_MS = 1000;
 /** A zero page, for the void behind a WAL switch. */
@@ -58,12 +61,6 @@ export interface WalIntakeDependencies {
   };
 }
 
-interface Waiter {
-  readonly lsn: Lsn;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-}
-
 export class WalIntake implements WalSink {
   private readonly options: WalIntakeOptions;
   private readonly dependencies: WalIntakeDependencies;
@@ -73,20 +70,14 @@ export class WalIntake implements WalSink {
   private stream: WalStream;
   private recordsUntilCheck = RECORDS_PER_CHECK;
   private sliceStart = 0;
-  /** Ends of raw WAL and of the records in it, not yet known to be on disk. */
-  private readonly undurable: { rawEnd: Lsn; recordEnd: Lsn }[] = [];
-  private durable: Lsn;
-  private syncing = false;
-  private syncAgain = false;
+  private readonly durability: Durability;
   private flushing: Promise<void> | undefined;
   private failed: Error | undefined;
   /** What the decoder threw, if it was the decoder. */
   private decodeError: unknown;
   private readonly mark: DurableMark;
   private readonly markTimer: NodeJS.Timeout;
-  private readonly listeners = new Set<() => void>();
   private readonly failureListeners = new Set<(error: Error) => void>();
-  private readonly waiters = new Set<Waiter>();
   private readonly timer: NodeJS.Timeout;
   private layerSince = 0;
 
@@ -94,7 +85,9 @@ export class WalIntake implements WalSink {
     this.options = options;
     this.dependencies = dependencies;
     this.ingest = ingest;
-    this.durable = options.durable.endLsn;
+    this.durability = new Durability(options.durable.endLsn, (error) => {
+      this.fail(error).catch(() => undefined);
+    });
     this.stream = this.streamFrom(options.durable);
     this.timer = setInterval(
       () => {
@@ -147,7 +140,7 @@ export class WalIntake implements WalSink {
       intake.stopTimers();
       throw error;
     }
-    intake.durable = ingest.state.lastRecordLsn;
+    intake.durability.startAt(ingest.state.lastRecordLsn);
     return intake;
   }
 
@@ -166,7 +159,7 @@ export class WalIntake implements WalSink {
   }
 
   get durableLsn(): Lsn {
-    return this.durable;
+    return this.durability.lsn;
   }
 
   /** Postgres' own timeline number. */
@@ -191,8 +184,7 @@ export class WalIntake implements WalSink {
   }
 
   onDurable(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    return this.durability.onDurable(listener);
   }
 
   /** Calls `listener` when nothing more is taken in because something went wrong. */
@@ -218,26 +210,7 @@ export class WalIntake implements WalSink {
 
   /** Resolves when everything up to `lsn` is ingested and on disk; rejects when that cannot come any more. */
   waitForDurable(lsn: Lsn, timeoutMs: number): Promise<void> {
-    if (this.durable >= lsn) return Promise.resolve();
-    if (this.failed) return Promise.reject(this.failed);
-    return new Promise((resolve, reject) => {
-      const waiter: Waiter = {
-        lsn,
-        resolve: () => {
-          clearTimeout(timer);
-          resolve();
-        },
-        reject: (error) => {
-          clearTimeout(timer);
-          reject(error);
-        },
-      };
-      const timer = setTimeout(() => {
-        this.waiters.delete(waiter);
-        reject(timedOut(lsn, this.durable, timeoutMs));
-      }, timeoutMs);
-      this.waiters.add(waiter);
-    });
+    return this.durability.waitFor(lsn, timeoutMs);
   }
 
   /** Puts everything ingested so far into layer files. */
@@ -249,7 +222,7 @@ export class WalIntake implements WalSink {
   async close(): Promise<void> {
     this.stopTimers();
     this.failed ??= new NeonError(ErrorCode.Failed, "the timeline is closed");
-    this.settle();
+    this.durability.fail(this.failed);
     await this.flushing?.catch(() => undefined);
     await this.openedLog?.[Symbol.asyncDispose]();
   }
@@ -272,7 +245,7 @@ export class WalIntake implements WalSink {
         );
       }
     }
-    this.undurable.length = 0;
+    this.durability.forgetTaken();
     this.stream = this.streamFrom(lastRecord);
   }
 
@@ -388,11 +361,19 @@ export class WalIntake implements WalSink {
     });
   }
 
-  /** Freezes the full layer; at most one frozen layer waits for the disk. */
+  /** Freezes the full layer. At most one frozen layer waits for the disk: with a full disk, all wait for it. */
   private async rotate(): Promise<void> {
     await this.flushing;
+    while (this.options.store.stats.frozenCount > 0 && !this.failed) {
+      await sleep(FLUSH_RETRY_MS);
+      await this.flushInBackground();
+    }
     this.freeze();
-    void this.startFlush().catch((error: unknown) => {
+    void this.flushInBackground();
+  }
+
+  private flushInBackground(): Promise<void> {
+    return this.startFlush().catch((error: unknown) => {
       this.dependencies.log.error({ error: messageOf(error) }, "write a layer; it will be tried again");
     });
   }
@@ -420,6 +401,8 @@ export class WalIntake implements WalSink {
   }
 
   private async flush(): Promise<void> {
+    // Layers are never ahead of the WAL on disk, so that after a loss of power the log goes on where they end.
+    await this.openedLog?.sync();
     await this.options.store.flush();
     await this.openedLog?.removeBelow(this.options.store.durableLsn);
   }
@@ -433,48 +416,17 @@ export class WalIntake implements WalSink {
     if (this.layerSince === 0) this.layerSince = now;
     else if (now - this.layerSince >= this.options.checkpointTimeoutMs) {
       this.checkpoint().catch((error: unknown) => {
-        this.dependencies.log.error({ error: messageOf(error) }, "write a layer; it will be tried again");
+        this.dependencies.log.error(
+          { error: messageOf(error) },
+          "write an old layer; it will be tried again",
+        );
       });
     }
   }
 
   /** Bytes have been appended and their records ingested: make them durable. */
   private taken(): void {
-    this.undurable.push({ rawEnd: this.walLog.endLsn, recordEnd: this.stream.position });
-    this.requestSync();
-  }
-
-  private requestSync(): void {
-    if (this.syncing) {
-      this.syncAgain = true;
-      return;
-    }
-    this.syncing = true;
-    this.walLog.sync().then(
-      (durableLsn) => {
-        this.syncing = false;
-        this.advanceDurable(durableLsn);
-        if (this.syncAgain) {
-          this.syncAgain = false;
-          this.requestSync();
-        }
-      },
-      (error: unknown) => {
-        this.syncing = false;
-        if (this.failed === undefined) this.fail(error).catch(() => undefined);
-      },
-    );
-  }
-
-  private advanceDurable(rawDurable: Lsn): void {
-    let covered = 0;
-    for (const { rawEnd, recordEnd } of this.undurable) {
-      if (rawEnd > rawDurable) break;
-      covered++;
-      if (recordEnd > this.durable) this.durable = recordEnd;
-    }
-    this.undurable.splice(0, covered);
-    if (covered > 0) this.settle();
+    this.durability.add(this.walLog, this.walLog.endLsn, this.stream.position);
   }
 
   private stopTimers(): void {
@@ -483,37 +435,16 @@ export class WalIntake implements WalSink {
   }
 
   private noteDurable(): void {
-    this.mark.write(this.durable).catch((error: unknown) => {
+    this.mark.write(this.durability.lsn).catch((error: unknown) => {
       // It is only a note, and an older one is as true.
       this.dependencies.log.info({ error: messageOf(error) }, "note how far WAL is durable");
     });
   }
 
-  private settle(): void {
-    for (const waiter of this.waiters) {
-      if (this.durable >= waiter.lsn) waiter.resolve();
-      else if (this.failed) waiter.reject(this.failed);
-      else continue;
-      this.waiters.delete(waiter);
-    }
-    for (const listener of this.listeners) listener();
-  }
-
   private fail(error: unknown): Promise<never> {
     this.failed = error instanceof Error ? error : new Error(String(error));
-    this.settle();
+    this.durability.fail(this.failed);
     for (const listener of this.failureListeners) listener(this.failed);
     return Promise.reject(this.failed);
   }
-}
-
-function timedOut(wanted: Lsn, reached: Lsn, timeoutMs: number): NeonError {
-  return new NeonError(
-    ErrorCode.Timeout,
-    `waited ${timeoutMs / 1000} s for ${formatLsn(wanted)}; the pageserver has ${formatLsn(reached)}`,
-    {
-      hint: "`neon status` shows whether the compute is connected.",
-      data: { wanted: formatLsn(wanted), reached: formatLsn(reached) },
-    },
-  );
 }
