@@ -151,6 +151,11 @@ export class LayerFile {
   private async readDirectory(): Promise<OpenLayer> {
     const { path, descriptor } = this;
     const { sizeBytes } = descriptor;
+    const foundBytes = await this.cache.handles.use(path, (handle) => handle.size());
+    if (foundBytes !== sizeBytes) {
+      const offset = Math.min(foundBytes, sizeBytes);
+      throw corrupt(`${path}: has ${foundBytes} bytes, the index says ${sizeBytes}`, { file: path, offset });
+    }
     const header = decodeHeader(await this.read(0, HEADER_SIZE), path);
     const footer = decodeFooter(await this.read(sizeBytes - FOOTER_SIZE, FOOTER_SIZE), sizeBytes, path);
     if (

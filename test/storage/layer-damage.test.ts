@@ -6,8 +6,8 @@ import { sealBlock } from "../../src/storage/block.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { type Key, ValueFlag } from "../../src/storage/key.ts";
 import { ALL_KEYS } from "../../src/storage/key-range.ts";
-import { decodeDirectory, decodeFooter } from "../../src/storage/layer-codec.ts";
-import { BLOCK_HEADER_SIZE, FOOTER_SIZE, HEADER_SIZE } from "../../src/storage/layer-format.ts";
+import { decodeDirectory, decodeFooter, encodeHeader } from "../../src/storage/layer-codec.ts";
+import { BLOCK_HEADER_SIZE, FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../src/storage/layer-format.ts";
 import { TimelineStore } from "../../src/storage/store.ts";
 import { StoreCache } from "../../src/storage/store-cache.ts";
 import { SeededRandom } from "../support/random.ts";
@@ -122,6 +122,8 @@ test("a layer file that is cut off is found", async (t) => {
         return true;
       });
     }
+    disk.files.replaceContent(path, Uint8Array.from([...whole, 0]));
+    await assert.rejects(readAll(disk.files, path.slice(0, path.lastIndexOf("/"))), /bytes, the index says/);
     disk.files.replaceContent(path, whole);
   }
 });
@@ -147,8 +149,10 @@ test("a block that lies in the wrong place or comes from another file is found",
   disk.files.replaceContent(disk.delta, foreign);
   await assert.rejects(readAll(disk.files, "/delta"), /offset 32 belongs to another file/);
 
-  disk.files.replaceContent(disk.delta, disk.files.contentOf(disk.image));
-  await assert.rejects(readAll(disk.files, "/delta"), { code: ErrorCode.Corrupt });
+  const relabelled = whole.slice();
+  relabelled.set(encodeHeader({ kind: LayerKind.Delta, startLsn: START, endLsn: toLsn(END - 1) }).bytes);
+  disk.files.replaceContent(disk.delta, relabelled);
+  await assert.rejects(readAll(disk.files, "/delta"), /is not the layer that the index describes/);
 });
 
 test("a layer file that is missing is found when the store is opened", async (t) => {

@@ -54,7 +54,7 @@ test("a prefix has one handle, whatever else is interned", (t) => {
 
 test("radix sort orders by the last column first and keeps the order of equals", async (t) => {
   const random = SeededRandom.forTest(t);
-  const count = 5000;
+  const count = 70_000;
   const low = Uint32Array.from({ length: count }, () => random.pick([random.u32(), random.below(5)]));
   const high = Uint32Array.from({ length: count }, () => random.pick([7, 7, 7, random.u32()]));
   const ids = Uint32Array.from({ length: count }, (_, i) => i);
