@@ -17,22 +17,9 @@ function commandIds(): string[] {
     .sort();
 }
 
-test("--version is quick and needs nothing", async () => {
+test("--version needs nothing", async () => {
   const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
-  const runs = [];
-  for (let i = 0; i < 5; i++) runs.push(await neon(["--version"]));
-  assert.equal(runs[0]?.stdout, `neon ${version}\n`);
-  const best = Math.min(...runs.map((run) => run.elapsedMs));
-  assert.ok(best < 250, `${best} ms`);
-});
-
-test("a command starts quickly", async (t) => {
-  const cwd = temporaryDirectory(t);
-  const runs = [];
-  for (let i = 0; i < 4; i++) runs.push(await neon(["status"], { cwd }));
-  const best = Math.min(...runs.map((run) => run.elapsedMs));
-  // Measured 150 ms on an idle machine of two cores; the limit leaves room for a busy one.
-  assert.ok(best < 600, `${best} ms`);
+  assert.equal((await neon(["--version"])).stdout, `neon ${version}\n`);
 });
 
 test("every command has help with summary, usage, examples and --json; topics and the root too", async () => {

@@ -11,25 +11,10 @@ import { UnknownCommandError, failureOf } from "./failure.ts";
 import { reportFailure } from "./output.ts";
 import { nearest } from "./suggest.ts";
 
-/** Where oclif finds the commands: every compiled file but those that commands share. */
-export const COMMAND_DISCOVERY: NonNullable<PJSON["oclif"]["commands"]> = {
-  strategy: "pattern",
-  target: "./dist/commands",
-  globPatterns: ["**/*.js", "!shared/**"],
-};
-
-/** package.json as oclif wants it. */
+/** package.json, which tells oclif where the commands are. */
 export function packageJson(root: string): PJSON {
-  const parsed = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as PJSON;
-  const topics = { ...parsed.oclif.topics, ...TOPICS };
-  return { ...parsed, oclif: { ...parsed.oclif, commands: COMMAND_DISCOVERY, topics } };
+  return JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as PJSON;
 }
-
-const TOPICS = {
-  config: { description: "Settings of the repository: list, get, set" },
-  pg: { description: "Postgres computes on branches: create, start, stop, list, connect" },
-  tenant: { description: "Tenants of the pageserver: list" },
-};
 
 /** Runs the command line; sets `process.exitCode` and never throws. `root` is the directory of package.json. */
 export async function main(argv: readonly string[], root: string): Promise<void> {

@@ -195,7 +195,7 @@ export class Timeline implements ServedTimeline {
 
   async resolveTimestamp(unixMs: number): Promise<Lsn> {
     if (unixMs > this.dependencies.clock.now()) {
-      throw new NeonError(ErrorCode.Usage, `${new Date(unixMs).toISOString()} lies in the future`, {
+      throw new NeonError(ErrorCode.NotFound, `${new Date(unixMs).toISOString()} lies in the future`, {
         hint: "Give a time that has passed, such as 10m for ten minutes ago.",
       });
     }
