@@ -322,7 +322,7 @@ test("vacuum and delete shorten posting lists first, then remove items", () => {
           [5, 5],
         ]),
       ],
-      { flags: LEAF | HAS_GARBAGE, cycleId: 7 },
+      { flags: LEAF | HAS_GARBAGE, cycleId: 0x707 },
     );
     setItemId(page, 2, itemOffset(itemId(page, 2)), ItemState.Dead, itemLength(itemId(page, 2)));
     return page;
@@ -340,8 +340,9 @@ test("vacuum and delete shorten posting lists first, then remove items", () => {
   const vacuum = btree(0xc0, [...u16(1), ...u16(2)], [block(0, 5, { data })]);
   redo(vacuumed, vacuum);
   assert.deepEqual(items(vacuumed), expected);
+  assert.equal(pageLsn(vacuumed), END_LSN);
   assert.equal(itemState(itemId(vacuumed, 2)), ItemState.Dead);
-  assert.deepEqual(special(vacuumed), [0, 0, 0, LEAF, 7]);
+  assert.deepEqual(special(vacuumed), [0, 0, 0, LEAF, 0x707]);
   const deleted = build();
   redo(deleted, btree(0x70, [...u32(5), ...u16(1), ...u16(2), 0], [block(0, 5, { data })]));
   assert.deepEqual(items(deleted), expected);
@@ -464,4 +465,41 @@ test("metapage cleanup restores the metapage; a page without btree's special are
   assert.throws(() => {
     redo(newPage(8), insert);
   }, isLocatedCorruption);
+});
+
+test("a tuple whose header claims more than is stored, or less than a header, is refused", () => {
+  const dedup = btree(0x60, u16(0), [block(0, 5)]);
+  redo(btreePage([plain(1, 1)]), dedup);
+  for (const size of [0, 7, 17, 0x1fff]) {
+    const wrong = plain(1, 1);
+    wrong.splice(6, 2, ...u16(size));
+    assert.throws(
+      () => {
+        redo(btreePage([wrong]), dedup);
+      },
+      isLocatedCorruption,
+      `${size}`,
+    );
+  }
+  for (const [list, count] of [
+    [0, 2],
+    [7, 2],
+    [0xffffffff, 2],
+    [16, 0],
+    [16, 3],
+    [24, 2],
+  ] as const) {
+    const wrong = posting(1, [
+      [1, 1],
+      [2, 2],
+    ]);
+    wrong.splice(0, 6, ...tid(list, count | 0x2000));
+    assert.throws(
+      () => {
+        redo(btreePage([wrong]), dedup);
+      },
+      isLocatedCorruption,
+      `${list} ${count}`,
+    );
+  }
 });

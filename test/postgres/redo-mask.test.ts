@@ -167,6 +167,22 @@ test("sequences and generic records: LSN, checksum and hole, no hints; others no
   for (const rmgr of [Rmgr.Xlog, Rmgr.Xact, 200]) assert.deepEqual(masked(rmgr, indexPage(8, 8184, 0)), []);
 });
 
+test("an empty page is masked like any other, one whose areas overlap is refused", () => {
+  const empty = newPage(16);
+  empty.bytes.fill(0xee, 24, 8176);
+  assert.deepEqual(masked(Rmgr.Btree, empty), range(24, 8176));
+  for (const [at, value] of [
+    [12, 23],
+    [12, 8177],
+    [14, 8177],
+    [16, 8193],
+  ] as const) {
+    const page = newPage(16);
+    page.view.setUint16(at, value, true);
+    assert.throws(() => masked(Rmgr.Btree, page), NeonError, `${at} ${value}`);
+  }
+});
+
 test("masking any bytes ends in a masked page or in `corrupt`", (t) => {
   const random = SeededRandom.forTest(t);
   for (let i = 0; i < 2000; i++) {

@@ -268,16 +268,16 @@ test("truncation of multixacts: segments of members from one to another, of offs
   const record = multixact(0x30, [
     ...u32(5),
     ...u32(1),
-    ...u32(2048 * 32 + 1),
+    ...u32(2048 * 32),
     ...u32(perSegment - 1),
     ...u32(3 * perSegment),
   ]);
   const truncation = multixactTruncation(record);
   assert(truncation);
   assert.deepEqual(truncation, {
-    oldestMulti: 65537,
+    oldestMulti: 65536,
     oldestMultiDb: 5,
-    offsetsCutoffPage: 32,
+    offsetsCutoffPage: 31,
     membersFromSegment: 0,
     membersToSegment: 3,
   });
@@ -287,6 +287,11 @@ test("truncation of multixacts: segments of members from one to another, of offs
   );
   assert.deepEqual(
     [0, 1, 2].filter((segment) => isOffsetsSegmentRemoved(segment, truncation)),
+    [],
+  );
+  const later = { ...truncation, offsetsCutoffPage: 32 };
+  assert.deepEqual(
+    [0, 1, 2].filter((segment) => isOffsetsSegmentRemoved(segment, later)),
     [0],
   );
   const around = { ...truncation, membersFromSegment: 82039, membersToSegment: 1 };
