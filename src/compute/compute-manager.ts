@@ -3,7 +3,7 @@
  * two commands never work on the same one.
  */
 import { readdirSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
+import { chmod, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
@@ -103,7 +103,7 @@ export class ComputeManager {
         stop: null,
       };
       try {
-        await makeComputeDirectory(paths);
+        await makeComputeDirectory(paths, chooseRunAs(this.runAs) !== undefined);
         await writeComputeFile(this.paths(name).file, record);
       } finally {
         port.release();
@@ -320,12 +320,13 @@ export class ComputeManager {
 }
 
 /** Its own files are ours; Postgres' user only passes through to the data directory. */
-async function makeComputeDirectory(paths: ComputePaths): Promise<void> {
+async function makeComputeDirectory(paths: ComputePaths, otherUser: boolean): Promise<void> {
   try {
     // Left by a `destroy` or `create` that was interrupted, if it is there.
     await waitForOrphans(paths.pgdata);
     await removeTree(paths.directory);
-    await mkdir(paths.directory, { recursive: true, mode: 0o755 });
+    await mkdir(paths.directory, { recursive: true });
+    await chmod(paths.directory, otherUser ? 0o711 : 0o700);
   } catch (error) {
     throw fileError(`cannot create ${paths.directory}`, error);
   }

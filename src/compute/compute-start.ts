@@ -4,7 +4,6 @@
  * After each step `compute.json` says what has been done, so that an interruption anywhere can be taken up by the next
  * start.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
@@ -222,10 +221,8 @@ async function runPostgres(
 async function undoStart(context: ComputeContext, prepared: Prepared, paths: ComputePaths): Promise<void> {
   const { record, rebuilt } = prepared;
   try {
-    if (existsSync(paths.pgdata)) {
-      await stopPostmaster(paths.pgdata, null, "SIGQUIT", IMMEDIATE_TIMEOUT_MS);
-      await waitForOrphans(paths.pgdata);
-    }
+    await stopPostmaster(paths.pgdata, null, "SIGQUIT", IMMEDIATE_TIMEOUT_MS);
+    await waitForOrphans(paths.pgdata);
     await writeComputeFile(paths.file, { ...record, process: null, bootId: bootId() });
   } catch (error) {
     context.events.caution?.(`After the failed start of ${record.name}: ${messageOf(error)}.`);

@@ -131,9 +131,9 @@ export async function stopPostmaster(
   signal: "SIGINT" | "SIGQUIT",
   timeoutMs: number,
 ): Promise<boolean> {
-  const directory = realpathSync(pgdata);
   const pid = findPostmaster(pgdata, recorded);
   if (pid === undefined) return true;
+  const directory = realpathSync(pgdata);
   sendSignal(pid, signal);
   const deadline = performance.now() + timeoutMs;
   while (isPostmaster(pid, pgdata, recorded) || processesWorkingIn(directory).length > 0) {
@@ -148,8 +148,8 @@ export async function stopPostmaster(
  * must not write into a directory that is used again. Those that do not notice in time are killed.
  */
 export async function waitForOrphans(pgdata: string): Promise<void> {
-  if (!existsSync(pgdata)) return;
-  const directory = realpathSync(pgdata);
+  // A directory that was removed under its processes has left them with its name.
+  const directory = existsSync(pgdata) ? realpathSync(pgdata) : pgdata;
   const start = performance.now();
   let killed = false;
   for (;;) {

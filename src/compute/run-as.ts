@@ -56,7 +56,7 @@ export function checkReachable(directory: string, user: RunAs | undefined): void
       ErrorCode.Resource,
       `Postgres runs as user "${user.name}" here, who may not enter the directory ${parent}`,
       {
-        hint: `Run "chmod o+x ${shellQuote(parent)}", or put the repository elsewhere.`,
+        hint: `Run "chmod o+x ${shellQuote(parent)}", put the repository elsewhere, or choose another user: \`neon config set run_as NAME\`.`,
         data: { directory: parent, user: user.name },
       },
     );

@@ -51,7 +51,6 @@ export function fixedSettings(settings: ComputeSettings): Setting[] {
     ["full_page_writes", disposable ? "off" : "on"],
     ["restart_after_crash", disposable ? "off" : "on"],
     ["wal_init_zero", disposable ? "off" : "on"],
-    ["archive_mode", "off"],
     ["synchronous_standby_names", waitsForPageserver(settings) ? PAGESERVER_APPLICATION_NAME : ""],
   ];
   if (settings.epoch !== null) list.push(["neon.writer_epoch", settings.epoch]);

@@ -1,6 +1,15 @@
 /** Computes with a real Postgres: start, stop, crash, rebuild. The pageserver is a fake that really follows the WAL. */
 import assert from "node:assert/strict";
-import { appendFileSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
@@ -96,7 +105,16 @@ describe("compute manager", { timeout: 300_000 }, () => {
     assert.equal((await manager.get("main")).state, "crashed");
     // The fake has no pages: it goes back to the moment of the only base backup that it has.
     pageserver.end = start;
-    const again = await manager.start("main");
+    // Left by a start that was interrupted.
+    mkdirSync(join(dirname(first.pgdata), "pgdata.new", "base"), { recursive: true });
+    mkdirSync(join(dirname(first.pgdata), "pgdata.old"));
+    // Two at once: one starts it, the other finds it running.
+    const [again, same] = await Promise.all([manager.start("main"), manager.start("main")]);
+    assert.equal(same.pid, again.pid);
+    assert.deepEqual(
+      readdirSync(dirname(first.pgdata)).filter((name) => name.startsWith("pgdata")),
+      ["pgdata"],
+    );
     assert.equal(pageserver.backupsTaken.length, 2);
     assert.deepEqual(await query(again, "select count(*)::int as n from pg_class where relname = 't'"), [
       { n: 0 },
@@ -113,6 +131,11 @@ describe("compute manager", { timeout: 300_000 }, () => {
     assert.ok(first.pid);
     for (const pid of processesWorkingIn(first.pgdata)) kill(pid);
     while ((await manager.get("main")).state === "running") await new Promise(setImmediate);
+    // The pid that the lock files name has been given to somebody else: to us.
+    const socket = join(dirname(first.pgdata), "socket", `.s.PGSQL.${first.port}`);
+    for (const lock of [join(first.pgdata, "postmaster.pid"), `${socket}.lock`]) {
+      writeFileSync(lock, readFileSync(lock, "utf8").replace(/^\d+/, String(process.pid)));
+    }
     pageserver.away = false;
     const again = await manager.start("main");
     assert.equal(pageserver.backupsTaken.length, 1);
