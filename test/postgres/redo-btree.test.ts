@@ -450,6 +450,7 @@ test("new root: empty leaf, or the items of an internal page", () => {
   );
   const page = new PageBuffer();
   redo(page, higher, 0);
+  assert.equal(pageLsn(page), END_LSN);
   assert.deepEqual(special(page), [0, 0, 1, 2, 0]);
   assert.deepEqual(items(page), [[...tid(1, 0), ...u16(8)], plain(2, 2)]);
   const child = btreePage([], { flags: LEAF | INCOMPLETE_SPLIT });

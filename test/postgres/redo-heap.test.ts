@@ -264,6 +264,25 @@ test("lock resets ctid and HOT only if nothing but a lock remains", () => {
   assert.deepEqual(stored(both, 1), tuple({ xmax: 888, infomask: 0x1102, infomask2: 0x4002 }));
 });
 
+test("lock-only, or an exclusive lock in the form of old servers, count as locks; anything else does not", () => {
+  for (const [infoBits, isLock] of [
+    [0x02, true],
+    [0x04, true],
+    [0x06, true],
+    [0x0a, true],
+    [0x03, true],
+    [0x05, false],
+    [0x0c, false],
+    [0x08, false],
+    [0x10, false],
+  ] as const) {
+    const page = pageWith(tuple({ infomask2: 0x4002 }));
+    redo(page, heap(0x60, [...u32(888), ...u16(1), infoBits, 0]));
+    const hot = (page.view.getUint16(itemOffset(itemId(page, 1)) + 18, true) & 0x4000) !== 0;
+    assert.equal(hot, !isLock, `${infoBits}`);
+  }
+});
+
 test("lock of an updated tuple touches neither ctid, HOT bit nor command id", () => {
   const page = pageWith(tuple({ xmax: 5, cid: 6, infomask: 0x0902, infomask2: 0x6002 }));
   redo(page, heap2(0x60, [...u32(888), ...u16(1), 0x06, 0]));
@@ -417,6 +436,11 @@ test("visible: the heap page's LSN moves only where hints are logged", () => {
 test("records that redo does not know are unsupported, and say what they are", () => {
   const specs: RecordSpec[] = [
     { rmgr: Rmgr.Gin, info: 0x20, blocks: [block(0, 1)] },
+    {
+      rmgr: Rmgr.Gin,
+      info: 0x40,
+      blocks: [block(0, 1, { image: { stored: new Uint8Array(8192), info: 0x02 } })],
+    },
     { rmgr: Rmgr.Gist, info: 0x00, blocks: [block(0, 1)] },
     { rmgr: 200, info: 0x00, blocks: [block(0, 1)] },
     { rmgr: Rmgr.Heap2, info: 0x00, blocks: [block(0, 1)] },

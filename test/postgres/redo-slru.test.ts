@@ -113,6 +113,9 @@ test("a zeroed page of commit status, a truncation, and damaged forms of both", 
     oldestXidDb: 5,
   });
   assert.equal(clogZeroedPage(truncate, POSTGRES_17), undefined);
+  assert.equal(clogTruncation(zero, POSTGRES_17), undefined);
+  assert.equal(clogTruncation(end(0x00, 7, []), POSTGRES_17), undefined);
+  assert.equal(clogZeroedPage(end(0x00, 7, []), POSTGRES_17), undefined);
   assert.throws(() => clogZeroedPage(clog(0x00, u32(5)), POSTGRES_17), isLocatedCorruption);
   assert.throws(() => clogZeroedPage(clog(0x00, [...u32(5), ...u32(1)]), POSTGRES_17), isLocatedCorruption);
   assert.throws(
@@ -300,4 +303,11 @@ test("truncation of multixacts: segments of members from one to another, of offs
     [0, 82039, 82040],
   );
   assert.equal(multixactTruncation(create(1, 1, [])), undefined);
+  for (const [oldest, page] of [
+    [65537, 32],
+    [1, 2097151],
+  ] as const) {
+    const other = multixact(0x30, [...u32(5), ...u32(1), ...u32(oldest), ...u32(1), ...u32(1)]);
+    assert.equal(multixactTruncation(other)?.offsetsCutoffPage, page);
+  }
 });
