@@ -79,9 +79,7 @@ async function runAndPrint(session: SqlSession, sql: string): Promise<boolean> {
 
 /** A result as a table, or the command's tag. */
 export function formatResult(result: SqlResult): string {
-  if (result.columns.length === 0) {
-    return result.rowCount === null ? result.command : `${result.command} ${result.rowCount}`;
-  }
+  if (result.columns.length === 0) return result.tag;
   const table = formatTable(
     result.columns,
     result.rows.map((row) => row.map((value) => value ?? "")),

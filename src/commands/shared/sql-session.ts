@@ -5,6 +5,8 @@ import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.t
 export interface SqlResult {
   /** `SELECT`, `INSERT`… */
   readonly command: string;
+  /** What Postgres says at the end of the statement, as psql prints it: `CREATE TABLE`, `INSERT 0 2`. */
+  readonly tag: string;
   readonly rowCount: number | null;
   readonly columns: readonly string[];
   readonly rows: readonly (readonly (string | null)[])[];
@@ -39,11 +41,19 @@ export class SqlSession implements AsyncDisposable {
 
   /** Runs text with any number of statements. Throws `postgres` with Postgres' own message. */
   async run(sql: string): Promise<SqlResult[]> {
+    const tags: string[] = [];
+    // The library keeps only the first word of a tag.
+    const onComplete = (message: { text?: string }): unknown => tags.push(message.text ?? "");
+    const { connection } = this.client;
+    connection.on("commandComplete", onComplete);
     try {
       const answer: unknown = await this.client.query({ text: sql, rowMode: "array" });
-      return (Array.isArray(answer) ? answer : [answer]).map(resultOf);
+      const results: unknown[] = Array.isArray(answer) ? answer : [answer];
+      return results.map((result, index) => resultOf(result, tags[index]));
     } catch (error) {
       throw sqlError(error, sql);
+    } finally {
+      connection.off("commandComplete", onComplete);
     }
   }
 
@@ -66,7 +76,7 @@ export class SqlSession implements AsyncDisposable {
   }
 }
 
-function resultOf(value: unknown): SqlResult {
+function resultOf(value: unknown, tag: string | undefined): SqlResult {
   const { command, rowCount, fields, rows } = value as {
     command?: string | null;
     rowCount?: number | null;
@@ -75,6 +85,7 @@ function resultOf(value: unknown): SqlResult {
   };
   return {
     command: command ?? "",
+    tag: tag ?? command ?? "",
     rowCount: rowCount ?? null,
     columns: (fields ?? []).map((field) => field.name),
     rows: rows ?? [],
