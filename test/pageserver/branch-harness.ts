@@ -39,6 +39,7 @@ export class Lab implements AsyncDisposable {
   readonly files = new RealFiles();
   readonly cache = new StoreCache({ capacityBytes: 32 << 20 }, { files: this.files });
   readonly dependencies: TimelineDependencies;
+  private initial: TestPostgres | undefined;
   private readonly timelines: Timeline[] = [];
   private readonly computes: TestPostgres[] = [];
 
@@ -63,9 +64,17 @@ export class Lab implements AsyncDisposable {
     return timelineFactory(this.dependencies);
   }
 
+  /** The data directory that was imported, never started. */
+  get base(): TestPostgres {
+    if (this.initial === undefined) throw new Error("nothing was imported");
+    return this.initial;
+  }
+
   /** A root timeline from a fresh initdb. */
   async init(initdb: readonly string[] = []): Promise<Timeline> {
-    await using server = await TestPostgres.create({ start: false, initdb });
+    const server = await TestPostgres.create({ start: false, initdb });
+    this.computes.push(server);
+    this.initial = server;
     const id = newTimelineId(random);
     const timeline = await this.factory.import({
       directory: this.timelineDirectory(id),
