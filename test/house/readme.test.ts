@@ -16,6 +16,9 @@ import {
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { Rmgr } from "../../src/postgres/constants.ts";
+import { WalRecord } from "../../src/postgres/wal/record.ts";
+import { checkSupported } from "../../src/pageserver/ingest/ingest-rmgr.ts";
 import { parsePoint } from "../../src/repository/point.ts";
 import { comparable, learnLsn, parseTour, substituteLsns } from "../../scripts/tour.ts";
 import { ROOT, filesBelow, packageSection, read } from "./project-files.ts";
@@ -192,6 +195,36 @@ test("the points that the README lists are points", () => {
     kinds.map(({ source, at }) => `${source.kind} ${at.kind}`),
     ["branch end", "branch lsn", "branch timestamp", "branch timestamp", "timeline end"],
   );
+});
+
+/** What users call the things whose WAL a resource manager writes. */
+const RMGR_WORDS: Readonly<Record<string, string>> = {
+  Tblspc: "tablespaces",
+  Hash: "hash",
+  Gin: "GIN",
+  Gist: "GiST",
+  Spgist: "SP-GiST",
+  Brin: "BRIN",
+  CommitTs: "`track_commit_timestamp`",
+  ReplOrigin: "replication origins",
+};
+
+test("the README names every resource manager that is not supported, and no other", () => {
+  const limits = /Not yet: ([^]*?)\. /.exec(read("README.md"))?.[1] ?? "";
+  const words = new Set(limits.split(/,\s+|\s+and\s+|\s+indexes/).map((word) => word.trim()));
+  for (const [name, rmgr] of Object.entries(Rmgr)) {
+    const record = new WalRecord();
+    record.rmgr = rmgr;
+    let message = "";
+    try {
+      checkSupported(record);
+    } catch (error) {
+      message = error instanceof Error ? error.message : "";
+    }
+    const unsupported = message.includes("resource manager");
+    const word = RMGR_WORDS[name] ?? name;
+    assert.equal(words.has(word), unsupported, `${name}: ${message === "" ? "supported" : message}`);
+  }
 });
 
 test("the README lists all commands and no others", () => {
