@@ -18,13 +18,18 @@ import {
 } from "../page/layout.ts";
 import { restoreBlockImage } from "../wal/image.ts";
 import type { BlockRef, WalRecord } from "../wal/record.ts";
+import { redoBrin } from "./brin.ts";
 import { redoBtree } from "./btree.ts";
 import type { RedoContext } from "./context.ts";
 import { redoGeneric } from "./generic.ts";
+import { redoGin } from "./gin.ts";
+import { finishGistImage, redoGist } from "./gist.ts";
+import { finishHashImage, redoHash } from "./hash.ts";
 import { redoHeap } from "./heap.ts";
 import { redoHeap2 } from "./heap2.ts";
 import { locateRecord, unknownRecord } from "./record-errors.ts";
 import { redoSequence } from "./sequence.ts";
+import { redoSpgist } from "./spgist.ts";
 import { redoXlog } from "./xlog.ts";
 
 /**
@@ -57,6 +62,9 @@ function apply(page: PageBuffer, record: WalRecord, block: BlockRef, context: Re
   if (block.applyImage) {
     if (!isRedoKnown(record.rmgr)) unknownRecord(record);
     restoreBlockImage(record, block, context.version, page.bytes);
+    // A few records change the page even then.
+    if (record.rmgr === Rmgr.Gist) finishGistImage(page, record, block);
+    else if (record.rmgr === Rmgr.Hash) finishHashImage(page, record, block);
     if (!isNewPage(page)) setPageLsn(page, record.endLsn);
     return;
   }
@@ -84,7 +92,12 @@ export function isRedoKnown(rmgr: number): boolean {
     case Rmgr.Heap:
     case Rmgr.Heap2:
     case Rmgr.Btree:
+    case Rmgr.Hash:
+    case Rmgr.Gin:
+    case Rmgr.Gist:
     case Rmgr.Seq:
+    case Rmgr.Spgist:
+    case Rmgr.Brin:
     case Rmgr.Generic:
       return true;
     default:
@@ -107,6 +120,16 @@ function redoOf(page: PageBuffer, record: WalRecord, block: BlockRef, context: R
       return redoSequence(page, record, block, context);
     case Rmgr.Generic:
       return redoGeneric(page, record, block, context);
+    case Rmgr.Hash:
+      return redoHash(page, record, block, context);
+    case Rmgr.Gin:
+      return redoGin(page, record, block, context);
+    case Rmgr.Gist:
+      return redoGist(page, record, block, context);
+    case Rmgr.Spgist:
+      return redoSpgist(page, record, block, context);
+    case Rmgr.Brin:
+      return redoBrin(page, record, block);
     default:
       return unknownRecord(record);
   }

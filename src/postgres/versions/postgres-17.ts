@@ -17,5 +17,8 @@ export const POSTGRES_17: PgVersion = {
     btreeVacuumClearsCycleId: false,
     slruPageNumberSize: 8,
     droppedStatsEntrySize: 12,
+    hashSqueezeAlwaysStamps: false,
+    gistDeleteListOffset: 8,
+    spgistRedirectListOffset: 10,
   },
 };

@@ -37,5 +37,11 @@ export interface PgVersion {
     readonly slruPageNumberSize: 4 | 8;
     /** Size in bytes of an entry about dropped statistics in commit and abort records; 0 where there are none (14). */
     readonly droppedStatsEntrySize: 0 | 12 | 16;
+    /** Squeezing a hash bucket stamps the page that tuples move to even if none do (14 to 16). */
+    readonly hashSqueezeAlwaysStamps: boolean;
+    /** Where the list of items starts in a GiST record of deleted items: 8 from 16 on, 6 before. */
+    readonly gistDeleteListOffset: 6 | 8;
+    /** Where the list of items starts in an SP-GiST record of vacuumed redirects: 10 from 16 on, 8 before. */
+    readonly spgistRedirectListOffset: 8 | 10;
   };
 }
