@@ -146,6 +146,19 @@ test("versions of dependencies are exact", () => {
   );
 });
 
+test("the lock file has every package for every platform", () => {
+  // Where the registry lacks a package for another platform, npm leaves it out of the lock file, and then refuses to install from that.
+  const { packages } = JSON.parse(read("package-lock.json")) as {
+    packages: Record<string, { optionalDependencies?: Record<string, string> } | undefined>;
+  };
+  const wanted = Object.values(packages).flatMap((entry) => Object.keys(entry?.optionalDependencies ?? {}));
+  assert.ok(wanted.length > 10);
+  assert.deepEqual(
+    wanted.filter((name) => packages[`node_modules/${name}`] === undefined),
+    [],
+  );
+});
+
 test("an exception that is not needed is found", () => {
   assert.deepEqual(unexcused(["a", "b"], ["b", "c"]), { wrong: ["a"], needless: ["c"] });
 });
