@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { dirname, posix } from "node:path";
 import { test } from "node:test";
+import { Kind } from "../../src/pageserver/ingest/keyspace.ts";
+import { parseOptions } from "../../src/pageserver/options.ts";
 import { ROOT, documents, exists, filesBelow, packageSection, read } from "./project-files.ts";
 
 interface Mention {
@@ -140,6 +142,27 @@ test("source files name only documents that exist", () => {
   );
   assert.ok(mentions.length > 3);
   assert.deepEqual(missingFiles(mentions), []);
+});
+
+test("keyspace.md lists the kinds of keys", () => {
+  const kinds = [...read("docs/formats/keyspace.md").matchAll(/^\| 0x([0-9a-f]{2}) \|/gm)].map((row) =>
+    Number.parseInt(row[1] ?? "", 16),
+  );
+  assert.deepEqual(kinds, Object.values(Kind));
+});
+
+test("settings.md lists the settings of the pageserver", () => {
+  const section = /^## The pageserver[^]*?^## /m.exec(read("docs/settings.md"))?.[0] ?? "";
+  const listed = [...section.matchAll(/^\| `([a-z_]+)` \|/gm)].map((row) => row[1] ?? "");
+  let message = "";
+  try {
+    parseOptions("nonsense = 1", { workdir: "/", path: "x" });
+  } catch (error) {
+    message = error instanceof Error ? error.message : "";
+  }
+  const known = /there are (.*)$/.exec(message)?.[1]?.split(", ") ?? [];
+  assert.ok(known.length > 3, message);
+  assert.deepEqual(listed.sort(), known.sort());
 });
 
 test("the map is short enough to be read", () => {
