@@ -23,7 +23,9 @@ const IMPORT = /(?:\bfrom\s+|\bimport\s*\(\s*|\bimport\s+)"(\.[^"]+)"/g;
 
 /** Pairs of files: who imports whom, as paths relative to src. */
 function readImports(): { file: string; target: string }[] {
-  const files = readdirSync(SOURCE, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const files = readdirSync(SOURCE, { recursive: true, encoding: "utf8" }).filter((name) =>
+    name.endsWith(".ts"),
+  );
   return files.flatMap((file) => {
     const text = readFileSync(join(SOURCE, file), "utf8");
     return [...text.matchAll(IMPORT)].map((match) => ({
@@ -49,12 +51,18 @@ function violations(imports: readonly { file: string; target: string }[]): strin
 
 test("folders import only what they may", () => {
   const imports = readImports();
-  assert.ok(imports.length > 100, `only ${imports.length} imports were found: the test looks in the wrong place`);
+  assert.ok(
+    imports.length > 100,
+    `only ${imports.length} imports were found: the test looks in the wrong place`,
+  );
   assert.deepEqual(violations(imports), []);
 });
 
 test("the command line does not reach into the server", () => {
-  assert.deepEqual(violations([{ file: join("commands", "x.ts"), target: join("storage", "store.ts") }]).length, 1);
+  assert.deepEqual(
+    violations([{ file: join("commands", "x.ts"), target: join("storage", "store.ts") }]).length,
+    1,
+  );
 });
 
 test("every folder of src has its line", () => {
