@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { chmodSync, chownSync, mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
+import { versionByMajor } from "../postgres/versions/versions.ts";
 import type { PgBinaries } from "./binaries.ts";
 import { programEnvironment } from "./program-environment.ts";
 import { type RunAs, checkExecutable, checkReachable, chooseRunAs } from "./run-as.ts";
@@ -12,10 +13,6 @@ export const SUPERUSER = "postgres";
 
 /** How much of initdb's last output goes into an error, characters. */
 const OUTPUT_TAIL_MAX = 4000;
-/** First major version with the built-in locale provider. */
-const BUILTIN_LOCALES_SINCE = 17;
-/** First major version that turns data checksums on by default. */
-const CHECKSUMS_BY_DEFAULT_SINCE = 18;
 
 /**
  * Runs initdb on `directory`, which must not exist or be empty; its parent must exist. Under root the directory is
@@ -39,7 +36,7 @@ export async function initializeDataDirectory(
 }
 
 function initdbArguments(major: number, directory: string): string[] {
-  const args = [
+  return [
     "--pgdata",
     directory,
     "--username",
@@ -51,11 +48,9 @@ function initdbArguments(major: number, directory: string): string[] {
     "--locale=C",
     "--no-sync",
     "--no-instructions",
+    // The pageserver checks what it stores by itself; page checksums would add a full image to the WAL for hint bits.
+    ...versionByMajor(major).initdbArguments,
   ];
-  if (major >= BUILTIN_LOCALES_SINCE) args.push("--locale-provider=builtin", "--builtin-locale=C.UTF-8");
-  // The pageserver checks what it stores by itself; checksums would add a full page image to the WAL for hint bits.
-  if (major >= CHECKSUMS_BY_DEFAULT_SINCE) args.push("--no-data-checksums");
-  return args;
 }
 
 function prepareDirectory(directory: string, user: RunAs | undefined): void {

@@ -63,7 +63,6 @@ const DIRECTORIES: readonly string[] = [
   "pg_twophase",
   "pg_wal",
   "pg_wal/archive_status",
-  "pg_wal/summaries",
   "pg_xact",
 ];
 
@@ -73,7 +72,7 @@ export async function* baseBackup(source: BaseBackupSource): AsyncGenerator<Uint
   const template = await readValue(source, CONTROL_FILE_KEY);
   const control = parseControlFile(template);
   const state = CheckpointState.decode(await readValue(source, CHECKPOINT_STATE_KEY));
-  for (const directory of DIRECTORIES) tar.directory(directory);
+  for (const directory of [...DIRECTORIES, ...source.version.directories]) tar.directory(directory);
   tar.file("PG_VERSION", versionFile(source.version));
   await writeDatabases(source, tar);
   yield* tar.take();

@@ -2,20 +2,18 @@
  * CREATE DATABASE and DROP DATABASE. With the WAL_LOG strategy the new database's pages follow as ordinary records;
  * with FILE_COPY one record says "copy that directory as it is now", so its pages are read here and become an image
  * layer, which does not pass through memory as a whole.
- * Source: PostgreSQL 15-18, src/include/commands/dbcommands_xlog.h; in 14 operation 0x10 is DROP.
+ * Source: PostgreSQL 15-18, src/include/commands/dbcommands_xlog.h; 14, dbcommands.h.
  */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import { Fork } from "../../postgres/constants.ts";
 import { mainData } from "../../postgres/redo/payload.ts";
+import { unknownRecord } from "../../postgres/redo/record-errors.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import type { Key } from "../../storage/key.ts";
 import type { Ingest } from "./ingest.ts";
 import { Kind, databaseRange, key } from "./keyspace.ts";
 import { NO_FORK } from "./relation-table.ts";
-
-const CREATE_FILE_COPY = 0x00;
-const CREATE_WAL_LOG = 0x10;
 
 interface DatabasePlace {
   readonly spcOid: number;
@@ -24,19 +22,20 @@ interface DatabasePlace {
 
 export function ingestDatabase(ingest: Ingest, record: WalRecord): Promise<void> | undefined {
   const { view, endLsn } = record;
+  const operations = ingest.version.database;
   switch (record.info & 0xf0) {
-    case CREATE_FILE_COPY: {
+    case operations.createFileCopy: {
       const at = mainData(record, 16);
       const target = { dbOid: view.getUint32(at, true), spcOid: view.getUint32(at + 4, true) };
       const source = { dbOid: view.getUint32(at + 8, true), spcOid: view.getUint32(at + 12, true) };
       return copyDatabase(ingest, source, target, record.lsn, endLsn);
     }
-    case CREATE_WAL_LOG: {
+    case operations.createWalLog: {
       const at = mainData(record, 8);
       putDirectory(ingest, { dbOid: view.getUint32(at, true), spcOid: view.getUint32(at + 4, true) }, endLsn);
       return undefined;
     }
-    default: {
+    case operations.drop: {
       const at = mainData(record, 8);
       const dbOid = view.getUint32(at, true);
       const count = view.getInt32(at + 4, true);
@@ -46,6 +45,8 @@ export function ingestDatabase(ingest: Ingest, record: WalRecord): Promise<void>
       }
       return undefined;
     }
+    default:
+      return unknownRecord(record);
   }
 }
 

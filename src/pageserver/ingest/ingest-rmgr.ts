@@ -13,6 +13,7 @@ import {
   mapPagesAfterTruncate,
 } from "../../postgres/redo/visibility.ts";
 import { mainData } from "../../postgres/redo/payload.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import { ingestDatabase } from "./ingest-database.ts";
 import { ingestClog, ingestMultixact, ingestXact } from "./ingest-transactions.ts";
@@ -20,35 +21,23 @@ import type { Ingest } from "./ingest.ts";
 import { Kind } from "./keyspace.ts";
 import { NO_FORK } from "./relation-table.ts";
 
-/** Opcodes that are understood, per resource manager: the mask that selects the opcode and the list. */
-const KNOWN: ReadonlyMap<number, { mask: number; opcodes: readonly number[] }> = new Map([
-  [
-    Rmgr.Xlog,
-    {
-      mask: 0xf0,
-      opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xd0, 0xe0],
-    },
-  ],
-  [Rmgr.Xact, { mask: 0x70, opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60] }],
-  [Rmgr.Smgr, { mask: 0xf0, opcodes: [0x10, 0x20] }],
-  [Rmgr.Clog, { mask: 0xf0, opcodes: [0x00, 0x10] }],
-  [Rmgr.Dbase, { mask: 0xf0, opcodes: [0x00, 0x10, 0x20] }],
-  [Rmgr.Multixact, { mask: 0xf0, opcodes: [0x00, 0x10, 0x20, 0x30] }],
-  [Rmgr.Relmap, { mask: 0xf0, opcodes: [0x00] }],
-  [Rmgr.Standby, { mask: 0xf0, opcodes: [0x00, 0x10, 0x20] }],
-  [Rmgr.Heap2, { mask: 0x70, opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70] }],
-  [Rmgr.Heap, { mask: 0x70, opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70] }],
-  [
-    Rmgr.Btree,
-    {
-      mask: 0xf0,
-      opcodes: [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0],
-    },
-  ],
-  [Rmgr.Seq, { mask: 0xf0, opcodes: [0x00] }],
-  [Rmgr.Generic, { mask: 0xf0, opcodes: [0x00] }],
+/** Resource managers whose records are understood: every kind of record that the version has. */
+const UNDERSTOOD: ReadonlySet<number> = new Set([
+  Rmgr.Xlog,
+  Rmgr.Xact,
+  Rmgr.Smgr,
+  Rmgr.Clog,
+  Rmgr.Dbase,
+  Rmgr.Multixact,
+  Rmgr.Relmap,
+  Rmgr.Standby,
+  Rmgr.Heap2,
+  Rmgr.Heap,
+  Rmgr.Btree,
+  Rmgr.Seq,
+  Rmgr.Generic,
   // A message for logical decoding changes nothing.
-  [Rmgr.LogicalMsg, { mask: 0xf0, opcodes: [0x00] }],
+  Rmgr.LogicalMsg,
 ]);
 
 const XLOG_PARAMETER_CHANGE = 0x60;
@@ -68,12 +57,12 @@ function unsupported(record: WalRecord, what: string): NeonError {
 }
 
 /** Throws `unsupported` for a record that is not understood. */
-export function checkSupported(record: WalRecord): void {
-  const known = KNOWN.get(record.rmgr);
-  if (known === undefined) {
+export function checkSupported(record: WalRecord, version: PgVersion): void {
+  const known = version.records.get(record.rmgr);
+  if (known === undefined || !UNDERSTOOD.has(record.rmgr)) {
     throw unsupported(record, `resource manager ${rmgrName(record.rmgr)} is not supported yet`);
   }
-  if (!known.opcodes.includes(record.info & known.mask)) {
+  if (!known.operations.includes(record.info & known.mask)) {
     throw unsupported(record, `${rmgrName(record.rmgr)} has no operation 0x${record.info.toString(16)}`);
   }
   if (record.rmgr === Rmgr.Xlog) refuseCommitTimestamps(record);
@@ -181,7 +170,7 @@ function ingestRelationMap(ingest: Ingest, record: WalRecord): void {
   const dbOid = record.view.getUint32(at, true);
   const spcOid = record.view.getUint32(at + 4, true);
   const size = record.view.getInt32(at + 8, true);
-  if (size < 0 || size !== record.mainLength - 12) {
+  if (size !== ingest.version.relationMapSize || size !== record.mainLength - 12) {
     throw unsupported(record, `relation map of ${size} bytes in ${record.mainLength} bytes of main data`);
   }
   const start = at + 12;

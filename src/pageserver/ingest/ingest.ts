@@ -86,7 +86,7 @@ export class Ingest {
     assert(record.endLsn > this.state.lastRecordLsn, "records are ingested in order");
     this.record = record;
     this.blob = NO_BLOB;
-    checkSupported(record);
+    checkSupported(record, this.version);
     if (record.blockCount > 0) this.putGaps(record);
     const pending = ingestRmgr(this, record);
     if (pending === undefined) {

@@ -29,7 +29,7 @@ export const UpdateFlag = {
 } as const;
 export const LockFlag = { AllFrozenCleared: 0x01 } as const;
 
-/** PostgreSQL 17 and later; before, 0x10 to 0x30 were prune, vacuum and freeze. */
+/** PostgreSQL 17 and later; before, 0x10 to 0x30 were those of `SeparateHeap2Op`. */
 export const Heap2Op = {
   Rewrite: 0x00,
   PruneOnAccess: 0x10,
@@ -40,3 +40,6 @@ export const Heap2Op = {
   LockUpdated: 0x60,
   NewCid: 0x70,
 } as const;
+
+/** PostgreSQL 14 to 16, in place of the three kinds of prune. */
+export const SeparateHeap2Op = { Prune: 0x10, Vacuum: 0x20, FreezePage: 0x30 } as const;

@@ -1,4 +1,5 @@
 /** PostgreSQL 17. Source: its headers, src/include/access/{xlog_internal,xlogrecord}.h and catalog/{pg_control,catversion}.h. */
+import { RECORD_KINDS } from "./record-kinds.ts";
 import type { PgVersion } from "./version.ts";
 
 export const POSTGRES_17: PgVersion = {
@@ -11,8 +12,14 @@ export const POSTGRES_17: PgVersion = {
   image: { apply: 0x02, pglz: 0x04, lz4: 0x08, zstd: 0x10 },
   walRecordLengthMax: 1020 * 1024 * 1024,
   customRmgrs: true,
+  records: RECORD_KINDS,
+  database: { createFileCopy: 0x00, createWalLog: 0x10, drop: 0x20 },
+  relationMapSize: 524,
   twoPhaseNameDigits: 16,
+  directories: ["pg_wal/summaries"],
+  initdbArguments: ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
   redo: {
+    heapPrune: "combined",
     pruneShortensLinePointers: true,
     btreeVacuumClearsCycleId: false,
     slruPageNumberSize: 8,

@@ -1,3 +1,5 @@
+import type { RecordKinds } from "./record-kinds.ts";
+
 /**
  * What differs between the major versions of Postgres, as data. Nowhere else does code ask for a version number:
  * it reads a property from here. One file per major version fills this shape; `versions.ts` lists them.
@@ -25,10 +27,29 @@ export interface PgVersion {
   readonly walRecordLengthMax: number;
   /** Resource managers 128 to 255 may occur (extensions; 15 and later). */
   readonly customRmgrs: boolean;
+  /** Every kind of record that resource managers of core Postgres write. */
+  readonly records: RecordKinds;
+  /** Operations (`info & 0xf0`) of DBASE records; there is no WAL_LOG strategy before 15. */
+  readonly database: {
+    readonly createFileCopy: number;
+    readonly createWalLog: number | undefined;
+    readonly drop: number;
+  };
+  /** Size of a relation map file, in bytes. */
+  readonly relationMapSize: 512 | 524;
   /** Digits in the name of a two-phase state file: 8 (xid), from 17 on 16 (full xid). */
   readonly twoPhaseNameDigits: 8 | 16;
+  /** Directories that the server expects in a data directory and that only some versions have. */
+  readonly directories: readonly string[];
+  /** Arguments of initdb that make all versions alike: text in the order of its bytes, no page checksums. */
+  readonly initdbArguments: readonly string[];
   /** What redo of pages and the parsers of transaction and SLRU records need to know. */
   readonly redo: {
+    /**
+     * HEAP2 operations 0x10 to 0x30. `combined`: one record prunes and freezes (17 and later). Before, prune, vacuum and
+     * freeze are records of their own, and freezing is told as plans that many tuples share (16) or tuple by tuple.
+     */
+    readonly heapPrune: "combined" | "freeze-plans" | "freeze-tuples";
     /** Pruning a heap page gives up unused line pointers at the end of the array (15 and later). */
     readonly pruneShortensLinePointers: boolean;
     /** Vacuum of a btree page zeroes its cycle id in redo (18 and later). */

@@ -1,9 +1,19 @@
 /** The major versions of Postgres that we know, and how to tell them apart. A new one is a data file and a line here. */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
+import { POSTGRES_14 } from "./postgres-14.ts";
+import { POSTGRES_15 } from "./postgres-15.ts";
+import { POSTGRES_16 } from "./postgres-16.ts";
 import { POSTGRES_17 } from "./postgres-17.ts";
+import { POSTGRES_18 } from "./postgres-18.ts";
 import type { PgVersion } from "./version.ts";
 
-export const SUPPORTED_VERSIONS: readonly PgVersion[] = [POSTGRES_17];
+export const SUPPORTED_VERSIONS: readonly PgVersion[] = [
+  POSTGRES_14,
+  POSTGRES_15,
+  POSTGRES_16,
+  POSTGRES_17,
+  POSTGRES_18,
+];
 
 /** The version of a major number such as 17. Throws `unsupported`. */
 export function versionByMajor(major: number): PgVersion {
