@@ -14,7 +14,7 @@ const CONSOLE_FILES: readonly string[] = [
   "src/commands/shared/main.ts",
 ];
 /** Packages in package.json that nothing imports. */
-const UNIMPORTED_PACKAGES: readonly string[] = ["execa"];
+const UNIMPORTED_PACKAGES: readonly string[] = [];
 
 const SOURCES = filesBelow("src", ".ts");
 const ALL = ["src", "test", "bench", "scripts"].flatMap((folder) => filesBelow(folder, ".ts"));

@@ -107,6 +107,10 @@ export class FakeTimeline implements ServedTimeline {
     this.called("syncWithWriter");
   }
 
+  hasCommitAfter(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
   async resolveTimestamp(unixMs: number): Promise<Lsn> {
     const commits = Math.floor((unixMs - this.createdAt) / COMMIT_MS);
     if (commits < 0) throw new NeonError(ErrorCode.NotFound, "before the history");

@@ -48,7 +48,7 @@ export async function resolveMoment(
 ): Promise<Lsn> {
   const timeline = tenant.timeline(timelineId);
   if ("timestampMs" in moment) {
-    await currentEnd(timeline);
+    await waitForTime(timeline, moment.timestampMs);
     return timeline.resolveTimestamp(moment.timestampMs);
   }
   const lsn = withoutPageHeader(moment.lsn, timeline.cluster.segmentSize);
@@ -77,6 +77,18 @@ export async function resolveMoment(
   // A branch begins at the end of a record of its ancestor's.
   if (lsn === holder.startLsn) return lsn;
   return (await holder.recordBoundary(lsn)).endLsn;
+}
+
+/**
+ * Until every commit up to a time is there. Where no more can come, because ingest has stopped or the compute is in
+ * trouble, what there is will do if it reaches beyond the time.
+ */
+async function waitForTime(timeline: ServedTimeline, unixMs: number): Promise<void> {
+  try {
+    await currentEnd(timeline);
+  } catch (error) {
+    if (!(await timeline.hasCommitAfter(unixMs))) throw error;
+  }
 }
 
 /** Postgres names the place behind a page header where our LSNs name the page's start. */

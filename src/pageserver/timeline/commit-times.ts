@@ -8,8 +8,10 @@ import type { TimelineStore } from "../../storage/store.ts";
 import type { StoredValue } from "../../storage/value.ts";
 import { commitRange, commitSecond } from "../ingest/keyspace.ts";
 
+/** No commit is filed under this second. */
+const COMMIT_SECOND_END = 2 ** 32;
 /** How far back each search reaches, in seconds; the next is tried when one finds nothing. */
-const REACHES_SECONDS: readonly number[] = [60, 3600, 86_400, 2 ** 32];
+const REACHES_SECONDS: readonly number[] = [60, 3600, 86_400, COMMIT_SECOND_END];
 
 /** The end of the last commit at or before `unixMs` among those up to `endLsn`, or undefined if there is none. */
 export async function findCommitAtOrBefore(
@@ -35,6 +37,21 @@ export async function findCommitAtOrBefore(
     to = from;
   }
   return undefined;
+}
+
+/** Whether there is a commit after `unixMs` among those up to `endLsn`. */
+export async function hasCommitAfter(
+  store: TimelineStore,
+  version: PgVersion,
+  options: { unixMs: number; endLsn: Lsn },
+): Promise<boolean> {
+  const from = commitSecond(options.unixMs);
+  for await (const batch of store.scan(commitRange(from, COMMIT_SECOND_END), options.endLsn)) {
+    for (const entry of batch) {
+      if (entry.values.some((value) => commitTime(value, version) > options.unixMs)) return true;
+    }
+  }
+  return false;
 }
 
 function commitTime(value: StoredValue, version: PgVersion): number {

@@ -57,6 +57,8 @@ export interface ServedTimeline {
   syncWithWriter(timeoutMs: number): Promise<void>;
   /** End of the last commit at or before the time. */
   resolveTimestamp(unixMs: number): Promise<Lsn>;
+  /** Whether a commit later than the time has been ingested. */
+  hasCommitAfter(unixMs: number): Promise<boolean>;
   /** The last record that ends at or below `lsn`: its end, and the start of it. */
   recordBoundary(lsn: Lsn): Promise<{ previousLsn: Lsn; endLsn: Lsn }>;
   /** A data directory as a tar stream. Without `lsn`, at the end. */

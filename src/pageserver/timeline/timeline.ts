@@ -20,7 +20,7 @@ import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
 import { decodeRecordWindow } from "../ingest/record-index.ts";
 import { makeReconstructor } from "../read/make-reconstructor.ts";
 import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
-import { findCommitAtOrBefore } from "./commit-times.ts";
+import { findCommitAtOrBefore, hasCommitAfter } from "./commit-times.ts";
 import {
   type AncestorPoint,
   type HistoryEntry,
@@ -217,6 +217,11 @@ export class Timeline implements ServedTimeline {
       );
     }
     return root.startLsn;
+  }
+
+  hasCommitAfter(unixMs: number): Promise<boolean> {
+    const { pgVersion } = this.cluster;
+    return hasCommitAfter(this.store, pgVersion, { unixMs, endLsn: this.lastRecordLsn });
   }
 
   async recordBoundary(lsn: Lsn): Promise<RecordBoundary> {
