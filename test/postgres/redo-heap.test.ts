@@ -435,13 +435,13 @@ test("visible: the heap page's LSN moves only where hints are logged", () => {
 
 test("records that redo does not know are unsupported, and say what they are", () => {
   const specs: RecordSpec[] = [
-    { rmgr: Rmgr.Gin, info: 0x20, blocks: [block(0, 1)] },
+    { rmgr: Rmgr.CommitTs, info: 0x20, blocks: [block(0, 1)] },
     {
-      rmgr: Rmgr.Gin,
+      rmgr: Rmgr.CommitTs,
       info: 0x40,
       blocks: [block(0, 1, { image: { stored: new Uint8Array(8192), info: 0x02 } })],
     },
-    { rmgr: Rmgr.Gist, info: 0x00, blocks: [block(0, 1)] },
+    { rmgr: Rmgr.ReplOrigin, info: 0x00, blocks: [block(0, 1)] },
     { rmgr: 200, info: 0x00, blocks: [block(0, 1)] },
     { rmgr: Rmgr.Heap2, info: 0x00, blocks: [block(0, 1)] },
     { rmgr: Rmgr.Btree, info: 0xf0, blocks: [block(0, 1)] },
