@@ -34,7 +34,12 @@ const UNDERSTOOD: ReadonlySet<number> = new Set([
   Rmgr.Heap2,
   Rmgr.Heap,
   Rmgr.Btree,
+  Rmgr.Hash,
+  Rmgr.Gin,
+  Rmgr.Gist,
   Rmgr.Seq,
+  Rmgr.Spgist,
+  Rmgr.Brin,
   Rmgr.Generic,
   // A message for logical decoding changes nothing.
   Rmgr.LogicalMsg,
