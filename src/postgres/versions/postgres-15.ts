@@ -19,6 +19,7 @@ export const POSTGRES_15: PgVersion = {
   twoPhaseNameDigits: 8,
   directories: [],
   initdbArguments: [],
+  embeddedRelease: "15.18.0-beta.17",
   redo: {
     heapPrune: "freeze-tuples",
     pruneShortensLinePointers: true,

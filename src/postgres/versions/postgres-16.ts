@@ -18,6 +18,7 @@ export const POSTGRES_16: PgVersion = {
   twoPhaseNameDigits: 8,
   directories: [],
   initdbArguments: [],
+  embeddedRelease: "16.14.0-beta.17",
   redo: {
     heapPrune: "freeze-plans",
     pruneShortensLinePointers: true,

@@ -18,6 +18,7 @@ export const POSTGRES_17: PgVersion = {
   twoPhaseNameDigits: 16,
   directories: ["pg_wal/summaries"],
   initdbArguments: ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
+  embeddedRelease: "17.10.0-beta.17",
   redo: {
     heapPrune: "combined",
     pruneShortensLinePointers: true,

