@@ -238,7 +238,12 @@ export class ComputeManager {
   private async reservePort(name: string, wanted: number | undefined): Promise<ReservedPort> {
     const avoid = new Set(this.records().map((record) => record.port));
     const configured = this.repository.config.computes[name]?.port;
-    return reservePort({ first: FIRST_PORT, wanted: wanted ?? configured, avoid });
+    return reservePort({
+      first: FIRST_PORT,
+      wanted: wanted ?? configured,
+      avoid,
+      owner: this.paths(name).file,
+    });
   }
 
   private async closeWriterForGood(record: ComputeRecord, force: boolean): Promise<void> {

@@ -52,7 +52,7 @@ export async function startCompute(
   checkMachine(context, binaries, stopped, paths);
   await waitForOrphans(paths.pgdata);
   await removeStaleLocks(paths);
-  const port = await reservePort({ first: stopped.port, wanted: stopped.port });
+  const port = await reservePort({ first: stopped.port, wanted: stopped.port, owner: paths.file });
   try {
     const prepared =
       stopped.mode === "read-only"
