@@ -10,6 +10,8 @@ import { styleText } from "node:util";
 import { type LsnNames, type Step, comparable, learnLsn, substituteLsns } from "./tour.ts";
 
 const ROOT = dirname(import.meta.dirname);
+/** How often a command that was interrupted is told again. */
+const REMINDER_MS = 500;
 /** No command of the tour takes longer, even on a slow machine. */
 const COMMAND_TIMEOUT_MS = 180_000;
 
@@ -73,8 +75,13 @@ class Workshop {
         if (!options.quiet) process.stdout.write(chunk);
       });
       child.on("error", reject);
+      // A shell that is just starting may miss a signal, so it is sent again until it has been heard.
+      const reminder = setInterval(() => {
+        if (this.interruption && !this.clearing) signalGroup(child, this.interruption);
+      }, REMINDER_MS);
       child.on("close", (code) => {
         clearTimeout(timer);
+        clearInterval(reminder);
         this.child = undefined;
         fulfil({ code: code ?? -1, stdout: Buffer.concat(chunks).toString() });
       });

@@ -62,12 +62,13 @@ async function playQuickstart(t: TestContext, options: PlayOptions = {}): Promis
   });
   let stdout = "";
   let stderr = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    stdout += chunk.toString();
-    if (options.interruptAfter !== undefined && stdout.includes(options.interruptAfter)) child.kill("SIGINT");
-  });
+  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
   child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  const interrupting = setInterval(() => {
+    if (options.interruptAfter !== undefined && stdout.includes(options.interruptAfter)) child.kill("SIGINT");
+  }, 100);
   const [code] = (await once(child, "close")) as [number | null];
+  clearInterval(interrupting);
   assert.deepEqual(readdirSync(temporary), [], "files that were left behind");
   const processes = spawnSync("ps", ["-eo", "pid=,args="], { encoding: "utf8" });
   assert.equal(processes.status, 0, "ps");
