@@ -40,6 +40,7 @@ export class Lab implements AsyncDisposable {
   readonly cache = new StoreCache({ capacityBytes: 32 << 20 }, { files: this.files });
   readonly dependencies: TimelineDependencies;
   private initial: TestPostgres | undefined;
+  private binDir = "";
   private readonly timelines: Timeline[] = [];
   private readonly computes: TestPostgres[] = [];
 
@@ -70,16 +71,17 @@ export class Lab implements AsyncDisposable {
     return this.initial;
   }
 
-  /** A root timeline from a fresh initdb. */
-  async init(initdb: readonly string[] = []): Promise<Timeline> {
-    const server = await TestPostgres.create({ start: false, initdb });
+  /** A root timeline from a fresh initdb. Everything in the lab is of this major version. */
+  async init(initdb: readonly string[] = [], major = 17): Promise<Timeline> {
+    this.binDir = embeddedBinDir(major);
+    const server = await TestPostgres.create({ start: false, initdb, binDir: this.binDir });
     this.computes.push(server);
     this.initial = server;
     const id = newTimelineId(random);
     const timeline = await this.factory.import({
       directory: this.timelineDirectory(id),
       id,
-      expected: { pgVersion: versionByMajor(17), systemId: undefined },
+      expected: { pgVersion: versionByMajor(major), systemId: undefined },
       tar: packDataDirectory(server.dataDir) as AsyncIterable<Uint8Array>,
       createdAt: Date.now(),
     });
@@ -115,7 +117,7 @@ export class Lab implements AsyncDisposable {
     timeline: Timeline,
     options: { lsn?: Lsn; readOnly?: boolean; settings?: Settings } = {},
   ): Promise<TestPostgres> {
-    const server = await TestPostgres.create({ empty: true, binDir: embeddedBinDir() });
+    const server = await TestPostgres.create({ empty: true, binDir: this.binDir });
     this.computes.push(server);
     const { stream } = await timeline.baseBackup({
       ...(options.lsn === undefined ? {} : { lsn: options.lsn }),

@@ -28,9 +28,9 @@ export class RecordMangler {
   private readonly page = new PageBuffer(this.memory.subarray(GUARD_SIZE, GUARD_SIZE + PAGE_SIZE));
   private readonly record = new WalRecord();
 
-  constructor(random: SeededRandom, hintBitsLogged: boolean) {
+  constructor(random: SeededRandom, hintBitsLogged: boolean, version = POSTGRES_17) {
     this.random = random;
-    this.context = new RedoContext({ version: POSTGRES_17, hintBitsLogged });
+    this.context = new RedoContext({ version, hintBitsLogged });
   }
 
   observe(record: WalRecord, blockIndex: number, page: PageBuffer): void {
@@ -79,7 +79,7 @@ export class RecordMangler {
       bytes[at] = random.chance(0.5) ? random.below(256) : random.pick([0, 1, 255]);
     }
     try {
-      decodeRecord(record, bytes, view, 0, bytes.length, POSTGRES_17);
+      decodeRecord(record, bytes, view, 0, bytes.length, this.context.version);
     } catch (error) {
       if (error instanceof NeonError) return undefined;
       throw error;

@@ -52,13 +52,21 @@ import { nextRecordLsn, recordEndLsn, segmentName, segmentStart } from "../../sr
 import type { BlockRef, WalRecord } from "../../src/postgres/wal/record.ts";
 import { WalStream } from "../../src/postgres/wal/stream.ts";
 
-const SHUTDOWN_CHECKPOINT_SIZE = 114;
+/** Of the record, in bytes. */
+export const SHUTDOWN_CHECKPOINT_SIZE = 114;
 const SMGR_TRUNCATE = 0x20;
 const DIFFERENCES_KEPT = 20;
 const SLRU_RMGRS: ReadonlySet<number> = new Set([Rmgr.Xact, Rmgr.Clog, Rmgr.Multixact, Rmgr.Smgr]);
 
 /** Sees each block of each record just before redo, with the page as it is; must not change either. */
 export type BlockObserver = (record: WalRecord, blockIndex: number, page: PageBuffer) => void;
+
+export interface ReplayOptions {
+  readonly hintBitsLogged: boolean;
+  readonly observer?: BlockObserver;
+  /** Sees each record before it is applied. */
+  readonly onRecord?: (record: WalRecord) => void;
+}
 
 export interface KindCount {
   /** Blocks changed by redo proper: neither image nor compared. */
@@ -92,22 +100,26 @@ export class Replay {
   differenceCount = 0;
   lsnChecks = 0;
   records = 0;
+  /** The record before the shutdown checkpoint that `run` has come to. */
+  lastBefore: { readonly lsn: Lsn; readonly endLsn: Lsn } | undefined;
   readonly version: PgVersion;
   private readonly base: string;
   private readonly baseControl: ControlFile;
   private readonly context: RedoContext;
   private readonly observer: BlockObserver | undefined;
+  private readonly onRecord: ReplayOptions["onRecord"];
   private readonly forks = new Map<string, ForkPages>();
   private readonly slrus = new Map<string, Uint8Array>();
   private readonly image = new PageBuffer();
   private readonly ours = new PageBuffer();
 
   /** `base` is a data directory of a server that was stopped cleanly. */
-  constructor(base: string, options: { hintBitsLogged: boolean; observer?: BlockObserver }) {
+  constructor(base: string, options: ReplayOptions) {
     this.base = base;
     this.baseControl = readControl(base);
     this.version = this.baseControl.version;
     this.observer = options.observer;
+    this.onRecord = options.onRecord;
     this.context = new RedoContext({ version: this.version, hintBitsLogged: options.hintBitsLogged });
   }
 
@@ -134,12 +146,14 @@ export class Replay {
         if (record === undefined) break;
         this.apply(record);
         if (record.lsn === target) return;
+        this.lastBefore = { lsn: record.lsn, endLsn: record.endLsn };
       }
     }
   }
 
   apply(record: WalRecord): void {
     this.records++;
+    this.onRecord?.(record);
     if (record.blockCount === 0 && SLRU_RMGRS.has(record.rmgr)) this.count(record, "record").redone++;
     switch (record.rmgr) {
       case Rmgr.Smgr:
@@ -238,7 +252,7 @@ export class Replay {
   }
 
   private count(record: WalRecord, what: string): KindCount {
-    const key = `${kindOf(record)} ${what}`;
+    const key = `${kindOf(record, this.version)} ${what}`;
     let count = this.counts.get(key);
     if (count === undefined) {
       count = { redone: 0, restored: 0, compared: 0 };
@@ -300,7 +314,7 @@ export class Replay {
 }
 
 /** The record's kind, with the flags that make redo take another way. */
-function kindOf(record: WalRecord): string {
+function kindOf(record: WalRecord, version: PgVersion): string {
   const isHeap = record.rmgr === Rmgr.Heap || record.rmgr === Rmgr.Heap2;
   const operation = record.info & (isHeap || record.rmgr === Rmgr.Xact ? 0x70 : 0xf0);
   let kind = `${rmgrName(record.rmgr)} 0x${operation.toString(16).padStart(2, "0")}`;
@@ -314,9 +328,10 @@ function kindOf(record: WalRecord): string {
     if (byte(7) & 0x20) kind += "+prefix";
     if (byte(7) & 0x40) kind += "+suffix";
   } else if (record.rmgr === Rmgr.Heap2 && operation >= 0x10 && operation <= 0x30) {
-    if (byte(1) & 0x04) kind += "+cleanup";
-    if (byte(1) & 0x10) kind += "+freeze";
-    if (byte(1) & 0x20) kind += "+redirect";
+    const isCombined = version.redo.heapPrune === "combined";
+    if (isCombined && byte(1) & 0x04) kind += "+cleanup";
+    if (isCombined && byte(1) & 0x10) kind += "+freeze";
+    if (isCombined ? byte(1) & 0x20 : operation === 0x10 && byte(4) > 0) kind += "+redirect";
   } else if (record.rmgr === Rmgr.Btree && (operation === 0x30 || operation === 0x40)) {
     if (record.view.getUint16(main + 8, true) !== 0) kind += "+posting";
   }
