@@ -5,6 +5,7 @@
  * start.
  */
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { WriterSource } from "../client/pageserver-client.ts";
@@ -37,6 +38,12 @@ import { decideStart } from "./start-decision.ts";
 const IMMEDIATE_TIMEOUT_MS = 20_000;
 
 /** A directory that is ready for Postgres, and the record as it is by then. */
+/** How long a port is waited for that some connection holds, in milliseconds. */
+const PORT_PATIENCE_MS = 10_000;
+const PORT_RETRY_MS = 200;
+/** What Postgres says last when it could not have its port. */
+const PORT_TAKEN = "could not create any TCP/IP sockets";
+
 interface Prepared {
   readonly record: ComputeRecord;
   readonly rebuilt: boolean;
@@ -52,14 +59,19 @@ export async function startCompute(
   checkMachine(context, binaries, stopped, paths);
   await waitForOrphans(paths.pgdata);
   await removeStaleLocks(paths);
-  const port = await reservePort({ first: stopped.port, wanted: stopped.port, owner: paths.file });
+  const port = await reservePort({
+    first: stopped.port,
+    wanted: stopped.port,
+    patienceMs: PORT_PATIENCE_MS,
+    owner: paths.file,
+  });
   try {
     const prepared =
       stopped.mode === "read-only"
         ? await prepareReadOnly(context, stopped, paths)
         : await prepareReadWrite(context, stopped, paths);
     try {
-      return await runPostgres(context, binaries, prepared, paths);
+      return await runOnPort(context, binaries, prepared, paths);
     } catch (error) {
       await undoStart(context, prepared, paths);
       throw error;
@@ -177,6 +189,27 @@ async function rebuild(
       known = bytes;
     },
   });
+}
+
+/**
+ * Runs Postgres; again if an outgoing connection of some program has been given its port since it was tested. Postgres
+ * ends then before it has touched anything.
+ */
+async function runOnPort(
+  context: ComputeContext,
+  binaries: PgBinaries,
+  prepared: Prepared,
+  paths: ComputePaths,
+): Promise<ComputeRecord> {
+  const deadline = Date.now() + PORT_PATIENCE_MS;
+  for (;;) {
+    try {
+      return await runPostgres(context, binaries, prepared, paths);
+    } catch (error) {
+      if (!messageOf(error).includes(PORT_TAKEN) || Date.now() > deadline) throw error;
+    }
+    await sleep(PORT_RETRY_MS);
+  }
 }
 
 async function runPostgres(

@@ -17,9 +17,10 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
 import { tryLock } from "./lock.ts";
 
@@ -28,6 +29,11 @@ export interface PortRequest {
   readonly first: number;
   /** Exactly this one, or an error. */
   readonly wanted?: number | undefined;
+  /**
+   * How long a wanted port is waited for that is taken although nobody listens on it. Any outgoing connection may get
+   * its number from the system for a while: it is in the range that these come from.
+   */
+  readonly patienceMs?: number;
   /** Ports that belong to something that is not running just now. */
   readonly avoid?: ReadonlySet<number>;
   /** Path of the file whose existence keeps the port reserved while nobody listens. */
@@ -43,13 +49,14 @@ export interface ReservedPort {
 /** How many ports are tried from `first` on. */
 const ATTEMPTS_MAX = 1000;
 const PORT_MAX = 65_535;
+const PORT_POLL_MS = 50;
 
 /** Throws `resource` when the wanted port, or every port tried, is in use. */
 export async function reservePort(request: PortRequest): Promise<ReservedPort> {
   const { wanted } = request;
   if (wanted !== undefined) {
     checkPort(wanted);
-    const reserved = await tryPort(wanted);
+    const reserved = await waitForPort(wanted, request.patienceMs ?? 0);
     if (!reserved) throw await portInUse(wanted);
     if (request.owner !== undefined) noteOwner(wanted, request.owner);
     return reserved;
@@ -126,6 +133,33 @@ async function tryPort(port: number): Promise<ReservedPort | undefined> {
     if (!free) lock.release();
   }
   return free ? { port, release: () => lock.release() } : undefined;
+}
+
+async function waitForPort(port: number, patienceMs: number): Promise<ReservedPort | undefined> {
+  const deadline = Date.now() + patienceMs;
+  for (;;) {
+    const reserved = await tryPort(port);
+    if (reserved || Date.now() >= deadline || (await somebodyListens(port))) return reserved;
+    await sleep(PORT_POLL_MS);
+  }
+}
+
+/** Whether a server answers on the port. */
+function somebodyListens(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ port, host: "127.0.0.1" });
+    const answer = (listens: boolean): void => {
+      socket.destroy();
+      resolve(listens);
+    };
+    // A connection to a port that nobody listens on can meet itself, if it is given just that port to come from.
+    socket.once("connect", () => {
+      answer(socket.localPort !== port);
+    });
+    socket.once("error", () => {
+      answer(false);
+    });
+  });
 }
 
 /** Shared by all repositories of a user. */

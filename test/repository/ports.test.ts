@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { rmSync, writeFileSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
@@ -93,4 +93,23 @@ test("what is no port is a usage error", async () => {
       (error) => error instanceof NeonError && error.code === ErrorCode.Usage,
     );
   }
+});
+
+test("a port that only an outgoing connection holds is waited for, one with a server is not", async (t) => {
+  const serverPort = await listenSomewhere(t, "127.0.0.1");
+  const free = await reservePort({ first: 42_000 });
+  free.release();
+  const { port } = free;
+  const outgoing = connect({ port: serverPort, host: "127.0.0.1", localPort: port });
+  await once(outgoing, "connect");
+  await assert.rejects(reservePort({ first: port, wanted: port }), { code: "resource" });
+  const waiting = reservePort({ first: port, wanted: port, patienceMs: 20_000 });
+  outgoing.resetAndDestroy();
+  const reserved = await waiting;
+  assert.equal(reserved.port, port);
+  reserved.release();
+  const started = performance.now();
+  const inUse = reservePort({ first: serverPort, wanted: serverPort, patienceMs: 60_000 });
+  await assert.rejects(inUse, { code: "resource" });
+  assert.ok(performance.now() - started < 30_000, "it did not wait for a server to go away");
 });
