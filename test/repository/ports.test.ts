@@ -12,7 +12,9 @@ import { temporaryDirectory } from "./support.ts";
 const CHILD = join(import.meta.dirname, "lock-child.ts");
 
 async function listenSomewhere(t: TestContext, host: string): Promise<number> {
-  const server = createServer();
+  const server = createServer((socket) => {
+    socket.on("error", () => undefined);
+  });
   server.listen(0, host);
   await once(server, "listening");
   t.after(() => server.close());
@@ -97,11 +99,10 @@ test("what is no port is a usage error", async () => {
 
 test("a port that only an outgoing connection holds is waited for, one with a server is not", async (t) => {
   const serverPort = await listenSomewhere(t, "127.0.0.1");
-  const free = await reservePort({ first: 42_000 });
-  free.release();
-  const { port } = free;
-  const outgoing = connect({ port: serverPort, host: "127.0.0.1", localPort: port });
+  const outgoing = connect({ port: serverPort, host: "127.0.0.1" });
+  t.after(() => outgoing.destroy());
   await once(outgoing, "connect");
+  const port = outgoing.localPort ?? 0;
   await assert.rejects(reservePort({ first: port, wanted: port }), { code: "resource" });
   const waiting = reservePort({ first: port, wanted: port, patienceMs: 20_000 });
   outgoing.resetAndDestroy();
