@@ -37,6 +37,7 @@ const POLL_MS = 10;
 
 /** How Postgres is asked to stop: `smart` waits for clients, `fast` writes a checkpoint, `immediate` does not. */
 export type StopMode = "smart" | "fast" | "immediate";
+const PORT_ATTEMPTS = 50;
 const STOP_SIGNALS = { smart: "SIGTERM", fast: "SIGINT", immediate: "SIGQUIT" } as const;
 
 export type Settings = Readonly<Record<string, string | number | boolean>>;
@@ -217,6 +218,20 @@ export class TestPostgres implements AsyncDisposable {
 
   /** Starts and waits until connections are accepted. Fails with the end of the log. */
   async start(settings: Settings = {}): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.tryToStart(settings);
+        return;
+      } catch (error) {
+        // A connection of some other program may have been given the port since it was found free.
+        const taken = String(error).includes("could not create any TCP/IP sockets");
+        if (!taken || attempt === PORT_ATTEMPTS) throw error;
+        await sleep(POLL_MS);
+      }
+    }
+  }
+
+  private async tryToStart(settings: Settings): Promise<void> {
     if (this.process) throw new Error("already running");
     this.port = Number(settings["port"] ?? 0) || (await freePort());
     const all: Settings = {
