@@ -18,8 +18,10 @@ import {
 import { queryFlushPosition } from "./flush-position.ts";
 import { SinkError, WalSession } from "./wal-session.ts";
 
-/** Pause before the second attempt to connect; doubles up to the maximum. */
+/** Pause before the next attempt to connect; after a while of this it doubles up to the maximum. */
 const RETRY_DELAY_MS_MIN = 50;
+/** A compute that is just being built and started is not to wait for us. */
+const EAGER_MS = 30_000;
 const RETRY_DELAY_MS_MAX = 1_000;
 
 /** Where received WAL goes. */
@@ -116,6 +118,7 @@ export class Receiver implements AsyncDisposable {
 
   private async follow(): Promise<void> {
     let delayMs = RETRY_DELAY_MS_MIN;
+    let eagerUntil = performance.now() + EAGER_MS;
     let lastError: string | undefined;
     while (!this.abort.signal.aborted) {
       // A failure stays visible while the next attempt is under way.
@@ -124,6 +127,7 @@ export class Receiver implements AsyncDisposable {
       try {
         await this.streamOnce(() => {
           delayMs = RETRY_DELAY_MS_MIN;
+          eagerUntil = performance.now() + EAGER_MS;
           lastError = undefined;
         });
       } catch (error) {
@@ -139,7 +143,7 @@ export class Receiver implements AsyncDisposable {
       lastError = message;
       this.enter("waiting", message);
       await sleep(delayMs, undefined, { signal: this.abort.signal }).catch(() => undefined);
-      delayMs = Math.min(delayMs * 2, RETRY_DELAY_MS_MAX);
+      if (performance.now() > eagerUntil) delayMs = Math.min(delayMs * 2, RETRY_DELAY_MS_MAX);
     }
     this.enter("stopped");
   }
