@@ -6,7 +6,7 @@
 import { AssertionError, assert } from "../base/errors.ts";
 import { type Lsn, MAX_LSN } from "../base/lsn.ts";
 import { Arena, type BlobRef } from "./arena.ts";
-import { type Key, ValueFlag, compareKeyPrefixes } from "./key.ts";
+import { isBase, type Key, ValueFlag, compareKeyPrefixes } from "./key.ts";
 import { type KeyRange, compareToKey } from "./key-range.ts";
 import { type PrefixTable, grownU32 } from "./prefix-table.ts";
 import { radixSort } from "./radix-sort.ts";
@@ -39,6 +39,8 @@ export class MemoryLayer {
   private blocks: Uint32Array<ArrayBuffer>;
   /** Newest value of the slot. */
   private heads: Int32Array<ArrayBuffer>;
+  /** Values of the slot since the last one that is a base. */
+  private lengths: Uint32Array<ArrayBuffer>;
   /** Slot + 1, or 0 for an empty place. At most half full. */
   private places: Int32Array<ArrayBuffer>;
 
@@ -68,6 +70,7 @@ export class MemoryLayer {
     this.handles = new Uint32Array(keys);
     this.blocks = new Uint32Array(keys);
     this.heads = new Int32Array(keys);
+    this.lengths = new Uint32Array(keys);
     this.places = new Int32Array(keys * 2);
     this.older = new Int32Array(values);
     this.lsns = new Float64Array(values);
@@ -93,8 +96,11 @@ export class MemoryLayer {
     return this.arena.sizeBytes + this.valueCount * VALUE_COST + this.slotCount * KEY_COST;
   }
 
-  /** The same key at the same LSN again replaces the value. LSNs never decrease. */
-  put(handle: number, block: number, lsn: number, flags: number, blob: BlobRef): void {
+  /**
+   * The same key at the same LSN again replaces the value. LSNs never decrease. Returns how many values of the key are
+   * in this layer since the last one that is a base.
+   */
+  put(handle: number, block: number, lsn: number, flags: number, blob: BlobRef): number {
     assert(this.frozenAt === undefined, "put into a frozen layer");
     if (lsn < this.lastLsn || lsn < this.lowestLsn)
       throw new AssertionError(`LSN ${lsn} after ${this.lastLsn}`);
@@ -106,7 +112,7 @@ export class MemoryLayer {
     if (head >= 0 && this.lsns[head] === lsn) {
       this.blobs[head] = blob;
       this.flags[head] = flags;
-      return;
+      return this.count(slot, flags, 0);
     }
     const value = this.valueCount;
     if (value === this.lsns.length) this.growValues();
@@ -116,6 +122,13 @@ export class MemoryLayer {
     this.blobs[value] = blob;
     this.flags[value] = flags;
     this.heads[slot] = value;
+    return this.count(slot, flags, 1);
+  }
+
+  private count(slot: number, flags: number, more: number): number {
+    const length = isBase(flags) ? 0 : (this.lengths[slot] as number) + more;
+    this.lengths[slot] = length;
+    return length;
   }
 
   freeze(endLsn: Lsn): void {
@@ -256,6 +269,7 @@ export class MemoryLayer {
     this.handles[slot] = handle;
     this.blocks[slot] = block;
     this.heads[slot] = -1;
+    this.lengths[slot] = 0;
     this.places[this.placeOf(handle, block)] = slot + 1;
     return slot;
   }
@@ -266,6 +280,9 @@ export class MemoryLayer {
     const heads = new Int32Array(this.heads.length * 2);
     heads.set(this.heads);
     this.heads = heads;
+    const lengths = new Uint32Array(heads.length);
+    lengths.set(this.lengths);
+    this.lengths = lengths;
     this.places = new Int32Array(this.places.length * 2);
     for (let slot = 0; slot < this.slotCount; slot++) {
       this.places[this.placeOf(this.handles[slot] as number, this.blocks[slot] as number)] = slot + 1;

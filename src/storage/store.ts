@@ -127,9 +127,12 @@ export class TimelineStore implements AsyncDisposable {
     return this.open.arena.append(bytes, start, end);
   }
 
-  /** LSNs must not decrease. The same key at the same LSN again replaces the value. A tombstone takes `NO_BLOB`. */
-  put(handle: KeyHandle, block: number, lsn: Lsn, flags: number, blob: BlobRef): void {
-    this.open.put(handle, block, lsn, flags, blob);
+  /**
+   * LSNs must not decrease. The same key at the same LSN again replaces the value. A tombstone takes `NO_BLOB`. Returns
+   * how many values of the key the open layer has since the last one that is a base.
+   */
+  put(handle: KeyHandle, block: number, lsn: Lsn, flags: number, blob: BlobRef): number {
+    return this.open.put(handle, block, lsn, flags, blob);
   }
 
   /** Closes the open layer, which holds everything up to `endLsn`, and begins a new one. Only between records. */
@@ -178,6 +181,11 @@ export class TimelineStore implements AsyncDisposable {
   /** The layer files, in the order in which they were added. */
   layers(): readonly LayerDescriptor[] {
     return this.set.map.layers.map((layer) => layer.descriptor);
+  }
+
+  /** Names in its directory that are no leftovers although no index names them (yet). */
+  filesBeingWritten(): Set<string> {
+    return this.set.filesBeingWritten();
   }
 
   /** Size of all layer files of this timeline in bytes, without its ancestors. */

@@ -11,18 +11,24 @@ import { Fork } from "../../postgres/constants.ts";
 import { Slru } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { BlockRef, WalRecord } from "../../postgres/wal/record.ts";
-import { ValueFlag } from "../../storage/key.ts";
+import { type Key, ValueFlag } from "../../storage/key.ts";
 import { type BlobRef, type KeyHandle, NO_BLOB, type TimelineStore } from "../../storage/store.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import type { CheckpointState } from "./checkpoint-state.ts";
 import { redoCheckpointState } from "./checkpoint-redo.ts";
 import { checkSupported, ingestRmgr } from "./ingest-rmgr.ts";
-import { Kind, recordWindowKey, windowOfLsn } from "./keyspace.ts";
+import { Kind, recordWindowKey, slruPageKey, windowOfLsn } from "./keyspace.ts";
 import type { OpenRecordWindow } from "./record-index.ts";
 import { NO_FORK, type RelationEntry, type RelationTable } from "./relation-table.ts";
 
 /** Changes of the checkpoint state after which its whole value is put instead of the record. */
 const CHECKPOINT_IMAGE_INTERVAL = 4096;
+
+/**
+ * Records that pile up on one page in the open layer before the page itself is put: so that reading a page that every
+ * transaction changes does not mean applying all of its history.
+ */
+const HOT_CHAIN_LENGTH = 2048;
 
 /** Everything that ingest knows about the end of the timeline. */
 export interface IngestState {
@@ -55,6 +61,8 @@ export class Ingest {
   /** The current record's bytes in the open layer, `NO_BLOB` until a key needs them. */
   private blob: BlobRef = NO_BLOB;
   private record: WalRecord | undefined;
+  /** Pages of the current record whose history has become long. */
+  private readonly hot: { handle: KeyHandle; key: Key }[] = [];
 
   constructor(options: {
     store: TimelineStore;
@@ -91,11 +99,22 @@ export class Ingest {
     const pending = ingestRmgr(this, record);
     if (pending === undefined) {
       this.finish(record);
-      return undefined;
+      return this.hot.length === 0 ? undefined : this.putHotPages();
     }
     return pending.then(() => {
       this.finish(record);
+      return this.putHotPages();
     });
+  }
+
+  /** Puts pages with long histories as they are after the record, in the place of the record's own values. */
+  private async putHotPages(): Promise<void> {
+    const lsn = this.state.lastRecordLsn;
+    for (const { handle, key } of this.hot.splice(0)) {
+      const { values } = await this.store.get(key, lsn);
+      const page = this.reconstructor.value(key, values);
+      if (page !== undefined) this.putImage(handle, key.block, lsn, page);
+    }
   }
 
   private finish(record: WalRecord): void {
@@ -149,7 +168,9 @@ export class Ingest {
       }
       const flags = isBaseBlock(block) ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
       const handle = relation.blockHandle(this.store, block.fork);
-      this.store.put(handle, block.blockNumber, record.endLsn, flags, this.recordBlob());
+      const length = this.store.put(handle, block.blockNumber, record.endLsn, flags, this.recordBlob());
+      if (length >= HOT_CHAIN_LENGTH)
+        this.hot.push({ handle, key: blockKey(relation, block.fork, block.blockNumber) });
     }
   }
 
@@ -172,7 +193,8 @@ export class Ingest {
   putImpliedBlock(relation: RelationEntry, fork: number, blockNumber: number, lsn: Lsn): void {
     if (blockNumber >= relation.size(fork)) return;
     const handle = relation.blockHandle(this.store, fork);
-    this.store.put(handle, blockNumber, lsn, ValueFlag.Record, this.recordBlob());
+    const length = this.store.put(handle, blockNumber, lsn, ValueFlag.Record, this.recordBlob());
+    if (length >= HOT_CHAIN_LENGTH) this.hot.push({ handle, key: blockKey(relation, fork, blockNumber) });
   }
 
   /** Indexes the record under an SLRU page; the first value of a page that does not exist yet is its base. */
@@ -180,7 +202,9 @@ export class Ingest {
     const pages = this.state.slruPages[slru];
     const flags = init || !pages.has(pageNumber) ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
     pages.add(pageNumber);
-    this.store.put(this.slruHandles[slru], pageNumber, lsn, flags, this.recordBlob());
+    const handle = this.slruHandles[slru];
+    const length = this.store.put(handle, pageNumber, lsn, flags, this.recordBlob());
+    if (length >= HOT_CHAIN_LENGTH) this.hot.push({ handle, key: slruPageKey(slru, pageNumber) });
   }
 
   removeSlruPage(slru: 0 | 1 | 2, pageNumber: number, lsn: Lsn): void {
@@ -249,4 +273,9 @@ export class Ingest {
 /** True if nothing older than the record is needed to know the block. */
 function isBaseBlock(block: BlockRef): boolean {
   return block.willInit || block.applyImage;
+}
+
+function blockKey(relation: RelationEntry, fork: number, block: number): Key {
+  const { spcOid, dbOid, relNumber } = relation;
+  return { kind: Kind.RelationBlock, spcOid, dbOid, relNumber, fork, block };
 }

@@ -72,6 +72,8 @@ export class WalIntake implements WalSink {
   private sliceStart = 0;
   private readonly durability: Durability;
   private flushing: Promise<void> | undefined;
+  /** The rest of a record that could not be ingested at once. */
+  private pendingRecord: Promise<void> | undefined;
   private failed: Error | undefined;
   /** What the decoder threw, if it was the decoder. */
   private decodeError: unknown;
@@ -215,7 +217,14 @@ export class WalIntake implements WalSink {
 
   /** Puts everything ingested so far into layer files. */
   async checkpoint(): Promise<void> {
-    if (!this.failed) await this.writeOut();
+    for (;;) {
+      await this.flushing;
+      if (this.failed) return;
+      if (this.pendingRecord === undefined) break;
+      await this.pendingRecord;
+    }
+    this.freeze();
+    await this.startFlush();
   }
 
   /** Nothing is accepted afterwards. What is not in layer files yet stays in the WAL log. */
@@ -324,11 +333,7 @@ export class WalIntake implements WalSink {
         const record = this.nextRecord();
         if (record === undefined) return undefined;
         const pending = this.ingest.ingest(record);
-        if (pending !== undefined)
-          return pending.then(
-            () => this.drain(),
-            (error: unknown) => this.fail(error),
-          );
+        if (pending !== undefined) return this.finishRecord(pending).then(() => this.drain());
         if (--this.recordsUntilCheck > 0) continue;
         this.recordsUntilCheck = RECORDS_PER_CHECK;
         const pause = this.pause();
@@ -336,6 +341,18 @@ export class WalIntake implements WalSink {
       }
     } catch (error) {
       return this.fail(error);
+    }
+  }
+
+  /** Waits for a record that needs time; until then no layer may end. */
+  private async finishRecord(pending: Promise<void>): Promise<void> {
+    this.pendingRecord = pending;
+    try {
+      await pending;
+    } catch (error) {
+      await this.fail(error);
+    } finally {
+      this.pendingRecord = undefined;
     }
   }
 
@@ -378,7 +395,7 @@ export class WalIntake implements WalSink {
     });
   }
 
-  /** Freezes the open layer and waits until it is on disk. Between records only. */
+  /** Freezes the open layer and waits until it is on disk: on behalf of a record that has put nothing yet. */
   private async writeOut(): Promise<void> {
     await this.flushing;
     this.freeze();
