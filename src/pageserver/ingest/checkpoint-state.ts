@@ -40,6 +40,31 @@ const LAYOUT_VERSION = 1;
 const STORED_SIZE = 92;
 const FIRST_NORMAL_XID = 3;
 
+/** Fields in the order in which they are stored: u32, after the time i32, then bytes. */
+const COUNTERS = [
+  "timelineNumber",
+  "nextXidEpoch",
+  "nextXid",
+  "nextOid",
+  "nextMulti",
+  "nextMultiOffset",
+  "oldestXid",
+  "oldestXidDb",
+  "oldestMulti",
+  "oldestMultiDb",
+  "oldestCommitTsXid",
+  "newestCommitTsXid",
+] as const;
+const LIMITS = [
+  "maxConnections",
+  "maxWorkerProcesses",
+  "maxWalSenders",
+  "maxPreparedTransactions",
+  "maxLocksPerTransaction",
+  "walLevel",
+] as const;
+const SWITCHES = ["walLogHints", "trackCommitTimestamp", "fullPageWrites"] as const;
+
 /** Modulo-2^32 order of xids and multixact ids: negative if `a` is older. */
 export function compareXids(a: number, b: number): number {
   return (a - b) | 0;
@@ -144,14 +169,11 @@ export class CheckpointState {
   }
 
   encode(): Uint8Array {
-    const writer = new ByteWriter(STORED_SIZE);
-    writer.u32le(LAYOUT_VERSION).u32le(this.timelineNumber).u32le(this.nextXidEpoch).u32le(this.nextXid);
-    writer.u32le(this.nextOid).u32le(this.nextMulti).u32le(this.nextMultiOffset);
-    writer.u32le(this.oldestXid).u32le(this.oldestXidDb).u32le(this.oldestMulti).u32le(this.oldestMultiDb);
-    writer.u32le(this.oldestCommitTsXid).u32le(this.newestCommitTsXid).i64le(BigInt(this.timeUnixSeconds));
-    writer.i32le(this.maxConnections).i32le(this.maxWorkerProcesses).i32le(this.maxWalSenders);
-    writer.i32le(this.maxPreparedTransactions).i32le(this.maxLocksPerTransaction).i32le(this.walLevel);
-    writer.u8(Number(this.walLogHints)).u8(Number(this.trackCommitTimestamp)).u8(Number(this.fullPageWrites));
+    const writer = new ByteWriter(STORED_SIZE).u32le(LAYOUT_VERSION);
+    for (const field of COUNTERS) writer.u32le(this[field]);
+    writer.i64le(BigInt(this.timeUnixSeconds));
+    for (const field of LIMITS) writer.i32le(this[field]);
+    for (const field of SWITCHES) writer.u8(Number(this[field]));
     writer.zeros(5);
     assert(writer.length === STORED_SIZE, `checkpoint state is ${writer.length} bytes`);
     return writer.finish();
@@ -167,28 +189,10 @@ export class CheckpointState {
       });
     }
     const state = new CheckpointState();
-    state.timelineNumber = reader.u32le();
-    state.nextXidEpoch = reader.u32le();
-    state.nextXid = reader.u32le();
-    state.nextOid = reader.u32le();
-    state.nextMulti = reader.u32le();
-    state.nextMultiOffset = reader.u32le();
-    state.oldestXid = reader.u32le();
-    state.oldestXidDb = reader.u32le();
-    state.oldestMulti = reader.u32le();
-    state.oldestMultiDb = reader.u32le();
-    state.oldestCommitTsXid = reader.u32le();
-    state.newestCommitTsXid = reader.u32le();
+    for (const field of COUNTERS) state[field] = reader.u32le();
     state.timeUnixSeconds = Number(reader.i64le());
-    state.maxConnections = reader.i32le();
-    state.maxWorkerProcesses = reader.i32le();
-    state.maxWalSenders = reader.i32le();
-    state.maxPreparedTransactions = reader.i32le();
-    state.maxLocksPerTransaction = reader.i32le();
-    state.walLevel = reader.i32le();
-    state.walLogHints = reader.u8() !== 0;
-    state.trackCommitTimestamp = reader.u8() !== 0;
-    state.fullPageWrites = reader.u8() !== 0;
+    for (const field of LIMITS) state[field] = reader.i32le();
+    for (const field of SWITCHES) state[field] = reader.u8() !== 0;
     return state;
   }
 }
