@@ -273,22 +273,26 @@ async function crowd(server: TestPostgres, client: Client, random: SeededRandom)
   const work = async (seed: number): Promise<void> => {
     const other = await server.connect();
     try {
-      for (let i = 0; i < 20; i++) {
+      for (let i = 0; i < 10; i++) {
         const from = (seed + i * 7919) % 1000;
         await other.query(
           `insert into c (n, p, a, t) select i % 37, point(i, i % 11), array[i, i % 5, ${seed % 100}], md5(i::text)
            from generate_series(${from}, ${from + 25}) i`,
         );
         await other.query("update c set p = point(n, id), t = t || 'x' where id % 50 = $1", [i]);
-        await other.query("delete from c where id % 41 = $1", [i]);
-        if (i % 13 === 5) await other.query("begin; delete from c where n < 20; rollback");
-        if (i % 10 === 9) await other.query("vacuum c");
+        await other.query("delete from c where id % 41 = $1", [(seed + i) % 41]);
+        if (i === 5) await other.query("begin; delete from c where n < 20; rollback");
       }
     } finally {
       await other.end();
     }
   };
-  await Promise.all([1, 2, 3].map(() => work(random.below(1_000_000))));
+  // Vacuum of a hash index names the first page of a bucket without locking it. Somebody else may change that page just
+  // when consistency checking takes its image, so that image, or even the checksum of the record, is wrong then.
+  for (let round = 0; round < 2; round++) {
+    await Promise.all([1, 2, 3].map(() => work(random.below(1_000_000))));
+    await client.query("vacuum c");
+  }
 }
 
 /** Everything, in a fixed order. */
