@@ -19,13 +19,19 @@ const EXIT_CODES: Readonly<Partial<Record<ErrorCode, number>>> = {
   [ErrorCode.Resource]: 9,
 };
 
+/** How much of the log is kept for a disk that has no room for it; the rest is dropped. */
+const LOG_BACKLOG_BYTES_MAX = 64 * 1024;
+
 /** Runs until it is told to stop; returns the exit code, with which the caller must end the process. */
 export async function runPageserver<T extends ServedTimeline>(
   args: readonly string[],
   assemble: Assemble<T>,
 ): Promise<number> {
   // Synchronous, so that the last words of a process that dies are not lost.
-  let log = pino({ base: { pid: process.pid } }, destination({ dest: 2, sync: true }));
+  const output = destination({ dest: 2, sync: true, maxLength: LOG_BACKLOG_BYTES_MAX });
+  // A log that cannot be written (a full disk) is no reason to end.
+  output.on("error", () => undefined);
+  let log = pino({ base: { pid: process.pid } }, output);
   try {
     const commandLine = parseCommandLine(args);
     if (commandLine.kind === "help") return print(USAGE);

@@ -224,7 +224,29 @@ void test("a lost segment is an error, leftovers of a removal are not", async ()
 const isFull = (error: unknown): boolean =>
   error instanceof NeonError && error.code === ErrorCode.Resource && error.message.includes("disk full");
 
-void test("a full disk breaks the log with a clear error; reopened, it holds what was durable", async () => {
+void test("a full disk is waited for; nothing is durable until there is room", async () => {
+  const files = new MemoryFiles(seeded(1));
+  await using log = await open(files);
+  void log.append(START, records(START, 100, 1));
+  const durable = await log.sync();
+  files.spaceLeft = 1000;
+  void log.append(log.endLsn, records(log.endLsn, 100, 1));
+  let synced = false;
+  const syncing = log.sync().then((lsn) => {
+    synced = true;
+    return lsn;
+  });
+  while (log.shortage === undefined) await new Promise((resolve) => setImmediate(resolve));
+  assert.match(log.shortage.message, /disk full/);
+  assert.equal(synced, false);
+  assert.equal(log.durableLsn, durable);
+  files.spaceLeft = Number.POSITIVE_INFINITY;
+  assert.equal(await syncing, log.endLsn);
+  assert.equal(log.shortage, undefined);
+  assert.deepEqual(await log.read(START, log.endLsn), records(START, 200, 1));
+});
+
+void test("closed on a full disk, the log fails with a clear error; reopened, it holds what was durable", async () => {
   const files = new MemoryFiles(seeded(1));
   let durable: Lsn;
   {
@@ -233,7 +255,9 @@ void test("a full disk breaks the log with a clear error; reopened, it holds wha
     durable = await log.sync();
     files.spaceLeft = 1000;
     void log.append(log.endLsn, records(log.endLsn, 100, 1));
-    await assert.rejects(log.sync(), isFull);
+    const syncing = log.sync();
+    log.giveUp();
+    await assert.rejects(syncing, isFull);
     assert.throws(() => void log.append(log.endLsn, records(log.endLsn, 1, 1)), isFull);
     await assert.rejects(log.sync(), isFull);
     await assert.rejects(log.read(START, durable), isFull);

@@ -114,6 +114,16 @@ export class WalLog implements AsyncDisposable {
     return this.writer.durableLsn;
   }
 
+  /** Why it does not get on just now: it waits for space on the disk. */
+  get shortage(): Error | undefined {
+    return this.writer.shortage;
+  }
+
+  /** Waits for space no longer: what cannot be written at once fails, and with it the log. */
+  giveUp(): void {
+    this.writer.giveUp();
+  }
+
   /** Start of the oldest segment that is still there. */
   get oldestLsn(): Lsn {
     return this.segments.firstLsn;
@@ -250,6 +260,7 @@ export class WalLog implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    this.giveUp();
     if (!this.failure) await this.sync().catch(() => undefined);
     await this.running;
     await this.segments.closeCurrent();

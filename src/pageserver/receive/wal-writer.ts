@@ -2,7 +2,8 @@
  * The write end of a WAL log: puts batches behind each other into the segment files and makes them durable. One call
  * at a time; `WalLog` sees to that.
  */
-import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ErrorCode, NeonError, assert, systemCode } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd, lsnMin } from "../../base/lsn.ts";
 import { isDirect } from "../../base/seams.ts";
 import type { OpenSegment, WalSegments } from "./wal-segments.ts";
@@ -21,6 +22,9 @@ const QUICK_SYNCS_NEEDED = 32;
  */
 const PREPARE_SIZE = 2 ** 18;
 const PREPARE_LEFT_MIN = 2 ** 16;
+/** What is missing may come back by itself: space on the disk, or free file descriptors. */
+const SHORTAGES: ReadonlySet<string | undefined> = new Set(["ENOSPC", "EDQUOT", "EMFILE", "ENFILE"]);
+const SHORTAGE_RETRY_MS = 250;
 
 export class WalWriter {
   private readonly segments: WalSegments;
@@ -31,6 +35,8 @@ export class WalWriter {
   /** Up to here the open segment is known to be allocated. */
   private prepared: Lsn;
   private lastBatchSize = 0;
+  private missing: Error | undefined;
+  private impatient = false;
   private quickSyncs = 0;
 
   constructor(
@@ -54,17 +60,42 @@ export class WalWriter {
     return this.durable;
   }
 
-  /** Puts bytes behind those written before. They must not change until the promise settles. */
+  /** Why nothing is written just now, while `write` waits for space. */
+  get shortage(): Error | undefined {
+    return this.missing;
+  }
+
+  /** From now on `write` fails where it would have waited. */
+  giveUp(): void {
+    this.impatient = true;
+  }
+
+  /**
+   * Puts bytes behind those written before. They must not change until the promise settles. A full disk is waited
+   * for: nobody has been told that the bytes are safe, and whoever sends them waits as well.
+   */
   async write(batch: Uint8Array): Promise<void> {
     this.lastBatchSize = batch.length;
     for (let done = 0; done < batch.length;) {
-      const segment = this.segments.openSegment(this.written) ?? (await this.nextSegment());
-      const offset = this.written - segment.start;
-      const size = Math.min(batch.length - done, this.segmentSize - offset);
-      await writePiece(segment, batch.subarray(done, done + size), offset);
-      done += size;
-      this.written = lsnAdd(this.written, size);
+      try {
+        done += await this.writeSome(batch.subarray(done));
+        this.missing = undefined;
+      } catch (error) {
+        if (this.impatient || !(error instanceof Error) || !SHORTAGES.has(systemCode(error))) throw error;
+        this.missing = error;
+        await sleep(SHORTAGE_RETRY_MS);
+      }
     }
+  }
+
+  /** Writes what fits into one segment; returns how much that is. */
+  private async writeSome(bytes: Uint8Array): Promise<number> {
+    const segment = this.segments.openSegment(this.written) ?? (await this.nextSegment());
+    const offset = this.written - segment.start;
+    const size = Math.min(bytes.length, this.segmentSize - offset);
+    await writePiece(segment, bytes.subarray(0, size), offset);
+    this.written = lsnAdd(this.written, size);
+    return size;
   }
 
   /** A segment that is left behind is made durable first: a handle that is closed can no longer be synced. */

@@ -6,7 +6,6 @@
  *     timelines/<id>/wal/              raw WAL that is not in layer files yet; made when the first compute writes
  */
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
 import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/ids.ts";
 import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
@@ -34,8 +33,8 @@ import type { ClusterIdentity, ServedTimeline, WriterStatus } from "./served-tim
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
-/** Pause before a timeline that ran out of disk space or the like tries again. */
-const RESOURCE_RETRY_MS = 2000;
+/** How long a new writer waits until the WAL of the one before is on disk, in milliseconds. */
+const DURABLE_TIMEOUT_MS = 2000;
 
 export interface TimelineDependencies {
   readonly files: Files;
@@ -73,7 +72,6 @@ export class Timeline implements ServedTimeline {
   private metadata: TimelineMetadata;
   private intake: WalIntake | undefined;
   private receiver: Receiver | undefined;
-  private reviving: Promise<void> | undefined;
   private closed = false;
 
   constructor(parts: TimelineParts, dependencies: TimelineDependencies) {
@@ -110,7 +108,9 @@ export class Timeline implements ServedTimeline {
   }
 
   get error(): string | undefined {
-    return this.intake?.failure?.message;
+    const { intake } = this;
+    if (intake?.shortage) return waitsForSpace(intake.shortage).message;
+    return intake?.failure?.message;
   }
 
   get writer(): WriterStatus | undefined {
@@ -147,7 +147,7 @@ export class Timeline implements ServedTimeline {
     await this.stopReceiving();
     const intake = await this.openIntake();
     if (intake.failure) throw intake.failure;
-    await intake.waitForDurable(intake.resumeLsn, RESOURCE_RETRY_MS);
+    await intake.waitForDurable(intake.resumeLsn, DURABLE_TIMEOUT_MS);
     const epoch = newWriterEpoch(this.dependencies.random);
     const lsn = intake.resumeLsn;
     const writer: StoredWriter = { name: request.name, epoch, source: request.source };
@@ -275,7 +275,7 @@ export class Timeline implements ServedTimeline {
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
-    await this.reviving;
+    this.intake?.giveUp();
     await this.stopReceiving();
     try {
       await this.intake?.checkpoint();
@@ -370,35 +370,11 @@ export class Timeline implements ServedTimeline {
       { sink: intake, clock, log },
     );
     this.receiver.start();
-    intake.onFailure((error) => {
-      if (error instanceof NeonError && error.code === ErrorCode.Resource) this.revive();
-    });
-  }
-
-  /** Disk space or the like is missing: starts anew from what is on disk, until it works. */
-  private revive(): void {
-    this.reviving ??= this.reviveWhenPossible().finally(() => {
-      this.reviving = undefined;
-    });
-  }
-
-  private async reviveWhenPossible(): Promise<void> {
-    while (!this.closed) {
-      await sleep(RESOURCE_RETRY_MS, undefined, { ref: false });
-      if (this.closed) return;
-      await this.stopReceiving();
-      await this.intake?.close();
-      this.intake = undefined;
-      try {
-        await this.resume();
-        return;
-      } catch (error) {
-        this.dependencies.log.warn({ timeline: this.id, error: messageOf(error) }, "take in WAL again");
-      }
-    }
   }
 
   private async stopReceiving(): Promise<void> {
+    // The receiver would end only after there is space again.
+    if (this.intake?.shortage && !this.closed) throw waitsForSpace(this.intake.shortage);
     await this.receiver?.[Symbol.asyncDispose]();
     this.receiver = undefined;
   }
@@ -422,6 +398,14 @@ export class Timeline implements ServedTimeline {
   private checkOpen(): void {
     if (this.closed) throw new NeonError(ErrorCode.Unreachable, "the pageserver is shutting down");
   }
+}
+
+function waitsForSpace(cause: Error): NeonError {
+  return new NeonError(
+    ErrorCode.Resource,
+    `the pageserver cannot write WAL, so commits wait: ${messageOf(cause)}`,
+    { hint: "Make room on its disk; it goes on by itself.", cause },
+  );
 }
 
 function neverComes(wanted: Lsn, end: Lsn): NeonError {

@@ -79,7 +79,6 @@ export class WalIntake implements WalSink {
   private decodeError: unknown;
   private readonly mark: DurableMark;
   private readonly markTimer: NodeJS.Timeout;
-  private readonly failureListeners = new Set<(error: Error) => void>();
   private readonly timer: NodeJS.Timeout;
   private layerSince = 0;
 
@@ -179,6 +178,16 @@ export class WalIntake implements WalSink {
     return this.failed;
   }
 
+  /** Why WAL is not taken in just now although nothing is broken: it waits for space on the disk. */
+  get shortage(): Error | undefined {
+    return this.openedLog?.shortage;
+  }
+
+  /** Waits for space no longer; to be called before `close`, for those who wait for it. */
+  giveUp(): void {
+    this.openedLog?.giveUp();
+  }
+
   /** Record starts in the window that is still being filled. */
   get openWindow(): { window: number; starts: readonly Lsn[] } {
     const { window } = this.ingest.state;
@@ -187,11 +196,6 @@ export class WalIntake implements WalSink {
 
   onDurable(listener: () => void): () => void {
     return this.durability.onDurable(listener);
-  }
-
-  /** Calls `listener` when nothing more is taken in because something went wrong. */
-  onFailure(listener: (error: Error) => void): void {
-    this.failureListeners.add(listener);
   }
 
   accept(lsn: Lsn, bytes: Uint8Array): Promise<void> | void {
@@ -461,7 +465,6 @@ export class WalIntake implements WalSink {
   private fail(error: unknown): Promise<never> {
     this.failed = error instanceof Error ? error : new Error(String(error));
     this.durability.fail(this.failed);
-    for (const listener of this.failureListeners) listener(this.failed);
     return Promise.reject(this.failed);
   }
 }
