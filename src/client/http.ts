@@ -31,6 +31,11 @@ export interface HttpCall {
 /** An answer of a pageserver that is no error; its body has not been read yet. */
 export type HttpAnswer = IncomingMessage;
 
+/** A server that has said nothing for so long is asked whether it is there at all, milliseconds. */
+const SILENCE_MS = 5000;
+/** How long it may take to say so, milliseconds. It does nothing that keeps it from answering. */
+const SIGN_OF_LIFE_MS = 5000;
+
 /** Largest JSON answer that we accept. */
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -71,20 +76,48 @@ function exchange(
     });
     request.on("error", fail);
     request.on("timeout", () => {
-      request.destroy(
-        new NeonError(
-          ErrorCode.Timeout,
-          `the pageserver at ${target.baseUrl} has not answered for ${call.timeoutMs / 1000} s`,
-          { hint: "See `neon status` and `neon logs` for what it is doing." },
-        ),
-      );
+      request.destroy(noAnswer(target, call.timeoutMs));
     });
+    // Some requests may take minutes; a server that hangs should not look like one that works.
+    const watch = setInterval(() => {
+      void isSilent(target).then((silent) => {
+        if (silent) request.destroy(noAnswer(target, SILENCE_MS + SIGN_OF_LIFE_MS));
+      });
+    }, SILENCE_MS);
+    const stopWatching = (): void => clearInterval(watch);
+    request.on("response", stopWatching).on("close", stopWatching);
     if (call.upload) {
       // When the server refuses early, its answer says more than the broken pipe that follows.
       pipeline(call.upload, request).catch((error: unknown) => setTimeout(() => fail(error), 250).unref());
     } else {
       request.end(json);
     }
+  });
+}
+
+function noAnswer(target: HttpTarget, silenceMs: number): NeonError {
+  return new NeonError(
+    ErrorCode.Timeout,
+    `the pageserver at ${target.baseUrl} has not answered for ${silenceMs / 1000} s`,
+    { hint: "See `neon status` and `neon logs` for what it is doing." },
+  );
+}
+
+/** Whether a server takes connections, but does not answer the simplest of all requests. */
+function isSilent(target: HttpTarget): Promise<boolean> {
+  return new Promise((resolve) => {
+    const options: RequestOptions = { agent: false, timeout: SIGN_OF_LIFE_MS };
+    const request = httpRequest(`${target.baseUrl}/v1/status`, options, (answer) => {
+      answer.resume();
+      resolve(false);
+    });
+    request.on("timeout", () => {
+      resolve(true);
+      request.destroy();
+    });
+    // A connection that breaks is noticed by the request that waits for its answer.
+    request.on("error", () => resolve(false));
+    request.end();
   });
 }
 

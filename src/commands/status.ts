@@ -17,11 +17,11 @@ export default class Status extends BaseCommand {
     const { flags } = await this.parse(Status);
     const repository = await this.findRepository(flags);
     const { PageserverProcess } = await import("../compute/pageserver-process.ts");
-    const { computesOf, computeJson, listComputes } = await import("./shared/computes.ts");
+    const { computesOf, computeJson, withBranchNames } = await import("./shared/computes.ts");
     const client = await this.pageserverOf(repository, flags);
     const server = await new PageserverProcess(repository).inspect();
-    const computes = await listComputes(computesOf(repository, client), client);
     const branches = server.state === "running" ? await client.listBranches() : [];
+    const computes = withBranchNames(await computesOf(repository, client).list(), branches);
 
     this.print(serverLine(server));
     const warning = serverWarning(server, computes);

@@ -1,7 +1,7 @@
 /** From a repository to its computes, and how a compute is shown. */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { formatLsn } from "../../base/lsn.ts";
-import type { PageserverClient } from "../../client/pageserver-client.ts";
+import type { BranchInfo, PageserverClient } from "../../client/pageserver-client.ts";
 import { type ComputeInfo, ComputeManager } from "../../compute/compute-manager.ts";
 import type { Repository } from "../../repository/repository.ts";
 import type { JsonFields } from "./base-command.ts";
@@ -69,11 +69,19 @@ export async function listComputes(
   const list = await computes.list();
   if (list.length === 0) return list;
   try {
-    const names = new Map((await client.listBranches()).map((branch) => [branch.timelineId, branch.name]));
-    return list.map((compute) => ({ ...compute, branch: names.get(compute.timelineId) ?? compute.branch }));
+    return withBranchNames(list, await client.listBranches());
   } catch {
     return list;
   }
+}
+
+/** Computes with the names that their branches have now; the last known name where a branch is not in the list. */
+export function withBranchNames(
+  computes: readonly ComputeInfo[],
+  branches: readonly BranchInfo[],
+): ComputeInfo[] {
+  const names = new Map(branches.map((branch) => [branch.timelineId, branch.name]));
+  return computes.map((compute) => ({ ...compute, branch: names.get(compute.timelineId) ?? compute.branch }));
 }
 
 /** Starts a compute; where only a branch of that name exists, creates the compute first. */

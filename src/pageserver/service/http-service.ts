@@ -5,7 +5,7 @@
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { finished, pipeline } from "node:stream/promises";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as yieldToLoop, setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
 import { authorize } from "./authorize.ts";
@@ -99,6 +99,10 @@ export class HttpService implements AsyncDisposable {
     request.on("error", () => undefined);
     response.on("error", () => undefined);
     const started = performance.now();
+    if (await hasLeft(request)) {
+      log.info({ method: request.method, url: request.url }, "the client has given up before its turn");
+      return;
+    }
     try {
       const answer = await this.answer(request);
       if (this.state === "stopping") response.setHeader("connection", "close");
@@ -175,6 +179,16 @@ async function sendJson(
   await drain(request);
   response.end();
   if (!response.writableFinished && !response.destroyed) await finished(response).catch(() => undefined);
+}
+
+/**
+ * Whether the client of a request that changes something is gone already: it has reported a failure, and a server that
+ * was held up should not do now what nobody waits for. The end of a connection arrives after what was sent before it.
+ */
+async function hasLeft(request: IncomingMessage): Promise<boolean> {
+  if (request.method === "GET") return false;
+  for (let turn = 0; turn < 2 && !request.destroyed; turn++) await yieldToLoop();
+  return request.destroyed || request.socket.destroyed;
 }
 
 function since(started: number): number {
