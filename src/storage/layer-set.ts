@@ -26,6 +26,11 @@ export interface NewLayer {
 /** Files that only a layer set makes, and that are garbage if the index does not name them. */
 const OUR_FILE = /\.(delta|image)(\.tmp)?$|^index\.json\.tmp$/;
 
+/** Whether a file that no index names would be removed by `LayerSet.open`. */
+export function isLayerSetFile(name: string): boolean {
+  return OUR_FILE.test(name);
+}
+
 export class LayerSet implements AsyncDisposable {
   readonly directory: string;
   private readonly files: Files;
@@ -33,6 +38,8 @@ export class LayerSet implements AsyncDisposable {
   private index: TimelineIndex;
   private layers: LayerMap;
   private nextFile: number;
+  /** Names of layers that have been begun and are neither published nor given up. */
+  private readonly begun = new Set<string>();
   /** Publications one after another. */
   private last: Promise<unknown> = Promise.resolve();
   private broken: unknown;
@@ -70,7 +77,7 @@ export class LayerSet implements AsyncDisposable {
     const named = new Set(index.layers.map((layer) => layer.name));
     for (const name of await files.list(directory)) {
       if (named.delete(name)) continue;
-      if (OUR_FILE.test(name)) await files.remove(set.pathOf(name));
+      if (isLayerSetFile(name)) await files.remove(set.pathOf(name));
     }
     for (const name of named) {
       throw corrupt(`${set.pathOf(name)} is missing`, { file: set.pathOf(name), offset: 0 });
@@ -93,9 +100,18 @@ export class LayerSet implements AsyncDisposable {
   /** A name for a new layer that was never used. */
   newName(kind: LayerKind, startLsn: Lsn, endLsn: Lsn): string {
     const number = String(this.nextFile++).padStart(8, "0");
-    return kind === LayerKind.Delta
-      ? `${number}-${lsnForName(startLsn)}-${lsnForName(endLsn)}.delta`
-      : `${number}-${lsnForName(endLsn)}.image`;
+    const name =
+      kind === LayerKind.Delta
+        ? `${number}-${lsnForName(startLsn)}-${lsnForName(endLsn)}.delta`
+        : `${number}-${lsnForName(endLsn)}.image`;
+    this.begun.add(name);
+    return name;
+  }
+
+  /** Files that are being written now, under each name that they may have meanwhile. */
+  filesBeingWritten(): Set<string> {
+    const names = [...this.begun].flatMap((name) => [name, name + TEMPORARY_SUFFIX]);
+    return new Set([...names, INDEX_FILE_NAME + TEMPORARY_SUFFIX]);
   }
 
   pathOf(name: string): string {
@@ -108,7 +124,11 @@ export class LayerSet implements AsyncDisposable {
 
   /** Removes files that were begun and are not to be published; failures leave garbage for the next start. */
   async discard(paths: readonly string[]): Promise<void> {
-    for (const path of paths) await this.files.remove(path).catch(() => undefined);
+    for (const path of paths) {
+      await this.files.remove(path).catch(() => undefined);
+      const name = path.slice(this.directory.length + 1);
+      this.begun.delete(name.endsWith(TEMPORARY_SUFFIX) ? name.slice(0, -TEMPORARY_SUFFIX.length) : name);
+    }
   }
 
   /**
@@ -157,6 +177,7 @@ export class LayerSet implements AsyncDisposable {
     await this.syncIndexName();
     this.index = index;
     this.layers = layers;
+    for (const { descriptor } of added) this.begun.delete(descriptor.name);
     onPublished?.();
   }
 
