@@ -9,7 +9,7 @@ import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
 import { fileError } from "../repository/atomic-file.ts";
 import { withLock } from "../repository/lock.ts";
-import { type ReservedPort, reservePort } from "../repository/ports.ts";
+import { type ReservedPort, isPortInUse, reservePort } from "../repository/ports.ts";
 import { checkRefName } from "../repository/ref-name.ts";
 import type { Repository } from "../repository/repository.ts";
 import { type PgBinaries, findBinaries } from "./binaries.ts";
@@ -28,6 +28,8 @@ export type { ComputeInfo, ComputeState } from "./compute-info.ts";
 
 /** Where the search for a compute's port begins. */
 const FIRST_PORT = 55432;
+/** How many ports are tried when they are taken between choosing and listening. */
+const PORT_ATTEMPTS_MAX = 5;
 
 export interface ComputeManagerOptions {
   readonly repository: Repository;
@@ -84,40 +86,54 @@ export class ComputeManager {
       const lsn = options.point
         ? (await this.client.resolve(branch.timelineId, { lsn: options.point.lsn })).lsn
         : branch.lastRecordLsn;
-      const pgVersion = await this.pgVersion();
-      const port = await this.reservePort(name, options.port);
-      const paths = this.paths(name);
-      let record: ComputeRecord = {
+      const draft = {
         name,
         branch: branch.name,
         tenantId: this.client.tenantId,
         timelineId: branch.timelineId,
         mode: options.point ? "read-only" : "read-write",
         commit: options.commit,
-        pgVersion,
-        port: port.port,
+        pgVersion: await this.pgVersion(),
         lsn,
         epoch: null,
         process: null,
         bootId: null,
         stop: null,
-      };
-      try {
-        await makeComputeDirectory(paths, chooseRunAs(this.runAs) !== undefined);
-        await writeComputeFile(this.paths(name).file, record);
-      } finally {
-        port.release();
-      }
-      if (options.start) {
+      } as const;
+      const wanted = options.port ?? this.repository.config.computes[name]?.port;
+      for (let attempt = 1; ; attempt++) {
+        const record = await this.write(draft, wanted);
+        if (!options.start) return computeInfo(record, this.paths(name));
         try {
-          record = await startCompute(this.context(record), record, this.paths(name));
+          return computeInfo(
+            await startCompute(this.context(record), record, this.paths(name)),
+            this.paths(name),
+          );
         } catch (error) {
           await this.discard(name);
-          throw error;
+          // Somebody who knows nothing of our reservations was faster; any other port will do.
+          if (wanted !== undefined || attempt >= PORT_ATTEMPTS_MAX || !isPortInUse(error)) throw error;
         }
       }
-      return computeInfo(record, this.paths(name));
     });
+  }
+
+  /** Makes the directory of a new compute, with its file, on the wanted or any free port. */
+  private async write(
+    draft: Omit<ComputeRecord, "port">,
+    wanted: number | undefined,
+  ): Promise<ComputeRecord> {
+    const port = await this.reservePort(draft.name, wanted);
+    try {
+      const record: ComputeRecord = { ...draft, port: port.port };
+      const paths = this.paths(draft.name);
+      await makeComputeDirectory(paths, chooseRunAs(this.runAs) !== undefined);
+      // The paths are looked up again: the directory exists only now.
+      await writeComputeFile(this.paths(draft.name).file, record);
+      return record;
+    } finally {
+      port.release();
+    }
   }
 
   /** Starts a compute; one that runs already stays as it is. */
@@ -237,13 +253,8 @@ export class ComputeManager {
 
   private async reservePort(name: string, wanted: number | undefined): Promise<ReservedPort> {
     const avoid = new Set(this.records().map((record) => record.port));
-    const configured = this.repository.config.computes[name]?.port;
-    return reservePort({
-      first: FIRST_PORT,
-      wanted: wanted ?? configured,
-      avoid,
-      owner: this.paths(name).file,
-    });
+    const owner = this.paths(name).file;
+    return reservePort({ first: FIRST_PORT, wanted, avoid, owner });
   }
 
   private async closeWriterForGood(record: ComputeRecord, force: boolean): Promise<void> {

@@ -10,7 +10,7 @@ import { ErrorCode, NeonError, messageOf } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { WriterSource } from "../client/pageserver-client.ts";
 import { ClusterState } from "../postgres/control-file.ts";
-import { reservePort } from "../repository/ports.ts";
+import { isPortInUse, reservePort } from "../repository/ports.ts";
 import type { PgBinaries } from "./binaries.ts";
 import { findBranch, waitUntilFollowed } from "./compute-branch.ts";
 import type { ComputeContext } from "./compute-context.ts";
@@ -41,8 +41,6 @@ const IMMEDIATE_TIMEOUT_MS = 20_000;
 /** How long a port is waited for that some connection holds, in milliseconds. */
 const PORT_PATIENCE_MS = 10_000;
 const PORT_RETRY_MS = 200;
-/** What Postgres says last when it could not have its port. */
-const PORT_TAKEN = "could not create any TCP/IP sockets";
 
 interface Prepared {
   readonly record: ComputeRecord;
@@ -206,7 +204,7 @@ async function runOnPort(
     try {
       return await runPostgres(context, binaries, prepared, paths);
     } catch (error) {
-      if (!messageOf(error).includes(PORT_TAKEN) || Date.now() > deadline) throw error;
+      if (!isPortInUse(error) || Date.now() > deadline) throw error;
     }
     await sleep(PORT_RETRY_MS);
   }

@@ -55,6 +55,8 @@ export function packDataDirectory(directory: string): Readable {
     },
     names,
   );
+  // Whoever reads gets the error; once nobody reads any more, a file that has gone is none.
+  archive.on("error", () => undefined);
   return Readable.from(archive, { objectMode: false });
 }
 

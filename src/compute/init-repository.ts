@@ -20,8 +20,8 @@ import { type ImportedTimeline, PageserverClient } from "../client/pageserver-cl
 import { fileError } from "../repository/atomic-file.ts";
 import { pageserverUrl } from "../repository/config.ts";
 import { acquireLock } from "../repository/lock.ts";
-import { reservePort } from "../repository/ports.ts";
-import { Repository, newConfig, repositoryState, stateError } from "../repository/repository.ts";
+import { isPortInUse, reservePort } from "../repository/ports.ts";
+import { LOCKS, Repository, newConfig, repositoryState, stateError } from "../repository/repository.ts";
 import { type PgBinaries, findBinaries } from "./binaries.ts";
 import { packDataDirectory } from "./data-directory.ts";
 import { initializeDataDirectory } from "./initdb.ts";
@@ -32,6 +32,8 @@ import { processesWorkingIn } from "./process-identity.ts";
 export const MAIN_BRANCH = "main";
 /** Where the search for the pageserver's port begins. */
 const PAGESERVER_PORT = 9898;
+/** How many ports are tried when they are taken between choosing and listening. */
+const PORT_ATTEMPTS_MAX = 5;
 /** Where initdb works, below `.neon`. */
 const TEMPORARY = "init";
 const PGDATA = "pgdata";
@@ -58,7 +60,10 @@ export interface InitResult {
 export async function initRepository(options: InitOptions): Promise<InitResult> {
   const { root, signal, onStep } = options;
   const state = await repositoryState(root);
-  if (state !== "none" && state !== "unfinished") throw stateError(state, root);
+  const directory = join(root, ".neon");
+  // Another init that is at work just now passes through states that say nothing; its lock does.
+  const inTheMaking = state === "foreign" && existsSync(join(directory, LOCKS));
+  if (state !== "none" && state !== "unfinished" && !inTheMaking) throw stateError(state, root);
   onStep("looking for Postgres");
   const binaries = await findBinaries({ major: options.pgVersion, pgBin: options.pgBin });
   signal.throwIfAborted();
@@ -66,8 +71,7 @@ export async function initRepository(options: InitOptions): Promise<InitResult> 
   await using undo = new AsyncDisposableStack();
   const created = makeDirectory(root);
   if (created !== undefined) undo.defer(() => rmSync(created, { recursive: true, force: true }));
-  const directory = join(root, ".neon");
-  const lock = await acquireLock(join(directory, "locks", "init"), `the creation of ${directory}`, {
+  const lock = await acquireLock(join(directory, LOCKS, "init"), `the creation of ${directory}`, {
     waitMs: 0,
   });
   undo.defer(() => lock.release());
@@ -75,7 +79,7 @@ export async function initRepository(options: InitOptions): Promise<InitResult> 
   const now = await repositoryState(root);
   if (now === "unfinished") await clearUnfinished(root, onStep);
   else if (now !== "none") throw stateError(now, root);
-  undo.defer(() => rmSync(directory, { recursive: true, force: true }));
+  undo.defer(() => takeBack(root));
 
   const port = await reservePort({ first: PAGESERVER_PORT, owner: join(directory, "config.toml") });
   undo.defer(() => port.release());
@@ -114,12 +118,9 @@ async function fill(
   signal.throwIfAborted();
 
   onStep("starting the pageserver");
-  const server = new PageserverProcess(repository);
-  undo.defer(async () => {
-    await server.stop({ force: true }).catch(() => false);
-  });
+  const { logPath } = new PageserverProcess(repository);
   try {
-    await server.start({ signal });
+    await startServer(repository, signal, undo);
     onStep(`loading it as branch ${MAIN_BRANCH}`);
     const client = clientOf(repository);
     await client.createTenant({ pgVersion: options.pgVersion });
@@ -129,7 +130,28 @@ async function fill(
     rmSync(temporary, { recursive: true, force: true });
     return imported;
   } catch (error) {
-    throw signal.aborted ? error : withSavedLog(error, server.logPath);
+    throw signal.aborted ? error : (diskFull(error) ?? withSavedLog(error, logPath));
+  }
+}
+
+/** Starts the pageserver; should somebody who knows nothing of our reservations take its port, on another one. */
+async function startServer(
+  repository: Repository,
+  signal: AbortSignal,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const server = new PageserverProcess(repository);
+    undo.defer(() => stopServer(server, repository));
+    try {
+      await server.start({ signal });
+      return;
+    } catch (error) {
+      if (attempt >= PORT_ATTEMPTS_MAX || !isPortInUse(error)) throw error;
+    }
+    const port = await reservePort({ first: PAGESERVER_PORT, owner: repository.configPath });
+    undo.defer(() => port.release());
+    await repository.changeSetting("pageserver.listen", `127.0.0.1:${port.port}`);
   }
 }
 
@@ -145,12 +167,22 @@ function clientOf(repository: Repository): PageserverClient {
 async function clearUnfinished(root: string, onStep: (step: string) => void): Promise<void> {
   onStep("clearing what an interrupted `neon init` left");
   const leftover = await Repository.openUnfinished(root);
-  if (leftover) {
-    await new PageserverProcess(leftover).stop({ force: true });
-    killWorkers(leftover.pageserverDirectory);
-  }
+  if (leftover) await stopServer(new PageserverProcess(leftover), leftover);
   killWorkers(join(root, ".neon", TEMPORARY, PGDATA));
   await Repository.removeUnfinished(root);
+}
+
+/** After a failure: removes everything, the marker last, so that being killed here leaves what can be recognised. */
+async function takeBack(root: string): Promise<void> {
+  killWorkers(join(root, ".neon", TEMPORARY, PGDATA));
+  if ((await repositoryState(root)) === "unfinished") await Repository.removeUnfinished(root);
+  rmSync(join(root, ".neon"), { recursive: true, force: true, maxRetries: 5 });
+}
+
+/** Ends the pageserver, also one that was started so recently that it has not written down its pid. */
+async function stopServer(server: PageserverProcess, repository: Repository): Promise<void> {
+  await server.stop({ force: true }).catch(() => false);
+  killWorkers(repository.pageserverDirectory);
 }
 
 /** Ends what still works in a directory: a server that has not written its pid yet, the Postgres of an initdb. */
@@ -174,11 +206,11 @@ function makeDirectory(path: string): string | undefined {
   }
 }
 
-/** initdb reports a full disk among everything else that it says. */
+/** A full disk is reported by initdb among everything else that it says, by the pageserver as something to wait for. */
 function diskFull(error: unknown): NeonError | undefined {
-  if (!/No space left on device|Disk quota exceeded/.test(messageOf(error))) return undefined;
+  if (!/no space left on device|quota exceeded/i.test(messageOf(error))) return undefined;
   return new NeonError(ErrorCode.Resource, "the disk is full: the database cluster could not be created", {
-    hint: "Make room (an empty database takes about 60 MiB), then run `neon init` again.",
+    hint: "Make room (an empty database takes about 100 MiB while it is made), then run `neon init` again.",
     cause: error,
   });
 }
@@ -192,7 +224,9 @@ function withSavedLog(error: unknown, logPath: string): unknown {
     return error;
   }
   if (log.trim() === "" || !(error instanceof NeonError)) return error;
-  if (error.code === ErrorCode.Usage || error.code === ErrorCode.Unsupported) return error;
+  // For these the error says it all, and a log in the temporary directory would only be litter.
+  const clear: ErrorCode[] = [ErrorCode.Usage, ErrorCode.Unsupported, ErrorCode.Resource];
+  if (clear.includes(error.code)) return error;
   const copy = join(mkdtempSync(join(tmpdir(), "neon-init-")), "pageserver.log");
   appendFileSync(copy, log, { mode: 0o600 });
   return new NeonError(error.code, error.message, {

@@ -247,6 +247,11 @@ export class PageserverProcess {
 
   private startFailure(what: string, logStart: number): NeonError {
     const reason = lastFailure(readTextOr(this.logPath, "").slice(logStart));
+    if (/no space left on device|quota exceeded/i.test(reason?.message ?? "")) {
+      return new NeonError(ErrorCode.Resource, `the pageserver did not start: ${reason?.message}`, {
+        hint: "The disk is full: make room and try again. No data is lost.",
+      });
+    }
     return new NeonError(
       reason?.code ?? ErrorCode.Failed,
       `the pageserver did not start: ${reason?.message ?? what}`,

@@ -106,7 +106,15 @@ export class StartingPostmaster {
 
   private earlyEnd(): NeonError {
     const { logPath } = this.options;
-    const lines = excerptOf(readLogFrom(logPath, this.logStart));
+    const log = readLogFrom(logPath, this.logStart);
+    const port = this.options.settings.find(([name]) => name === "port")?.[1];
+    if (port !== undefined && /could not bind .*: Address already in use/.test(log)) {
+      return new NeonError(ErrorCode.Resource, `port ${port} of 127.0.0.1 is in use`, {
+        hint: "End what listens there, or choose another port with --port.",
+        data: { port: Number(port) },
+      });
+    }
+    const lines = excerptOf(log);
     const how = this.child.signalCode ?? `exit code ${this.child.exitCode}`;
     return new NeonError(ErrorCode.Postgres, `Postgres did not start (${how})${lines ? `:\n${lines}` : ""}`, {
       hint: `The whole log is ${logPath}.`,

@@ -93,6 +93,15 @@ export async function portInUse(port: number): Promise<NeonError> {
   });
 }
 
+/** Whether something failed only because a port is taken: of use where any other would do. */
+export function isPortInUse(error: unknown): boolean {
+  return (
+    error instanceof NeonError &&
+    error.code === ErrorCode.Resource &&
+    /\bport \d+.* in use/.test(error.message)
+  );
+}
+
 /** Notes that a port belongs to the owner, and no other port does. */
 export function noteOwner(port: number, owner: string): void {
   const directory = join(sharedDirectory(), "owners");

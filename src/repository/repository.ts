@@ -26,7 +26,8 @@ const DIRECTORY = ".neon";
 const CONFIG = "config.toml";
 /** Present from the first to the last step of `neon init`. */
 const INIT_MARKER = "init-unfinished";
-const LOCKS = "locks";
+/** Directory of the locks. */
+export const LOCKS = "locks";
 
 /** What is at a place where a repository could be. */
 export type RepositoryState = "none" | "complete" | "unfinished" | "file" | "foreign";
@@ -134,7 +135,8 @@ export class Repository {
     const directory = join(root, DIRECTORY);
     try {
       // The marker goes last, so that a removal that is interrupted is still recognised.
-      for (const name of ["computes", "pageserver", "init", CONFIG, INIT_MARKER]) {
+      const others = (await readdir(directory)).filter((name) => name !== LOCKS && name !== INIT_MARKER);
+      for (const name of [...others, INIT_MARKER]) {
         // An initdb whose parent was killed may still be writing for a moment.
         await rm(join(directory, name), { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
       }
@@ -187,9 +189,9 @@ export async function repositoryState(root: string): Promise<RepositoryState> {
   if (!stats.isDirectory()) return "file";
   if (await statOrUndefined(join(directory, INIT_MARKER))) return "unfinished";
   if (await statOrUndefined(join(directory, CONFIG))) return "complete";
-  // Locks alone are left by a `neon init` that was cut off before its first step.
+  // Locks, and a marker that has not got its name yet, are left by a `neon init` that was cut off in its first step.
   const names = await readdir(directory);
-  return names.every((name) => name === LOCKS) ? "none" : "foreign";
+  return names.every((name) => name === LOCKS || name.startsWith(INIT_MARKER)) ? "none" : "foreign";
 }
 
 /** The directory that holds `.neon`, from a path that a user gave; people also name `.neon` itself. */
