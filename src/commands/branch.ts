@@ -56,10 +56,12 @@ export default class Branch extends BaseCommand {
     const branches = await client.listBranches();
     if (branches.length === 0) this.say("There is no branch.");
     else {
-      const broken = new Map(branches.flatMap((b) => (b.error === null ? [] : [[b.name, b.error] as const])));
+      const problems = new Map(
+        branches.flatMap((b) => (b.error === null ? [] : [[b.name, `${b.state}: ${b.error}`] as const])),
+      );
       const note = (name: string): string => {
-        const error = broken.get(name);
-        return error === undefined ? "" : `  ${paint("red", `broken: ${error}`)}`;
+        const problem = problems.get(name);
+        return problem === undefined ? "" : `  ${paint("red", problem)}`;
       };
       this.print(formatBranchTree(branches, note));
     }

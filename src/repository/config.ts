@@ -107,8 +107,11 @@ export function changeSetting(
   if (!found) throw unknownKey(path);
   if (value !== undefined) {
     const problem = configValueProblem(found.key, value);
-    if (problem)
-      throw new NeonError(ErrorCode.Usage, `${path} cannot be ${formatTomlValue(value)}: ${problem}`);
+    if (problem) {
+      throw new NeonError(ErrorCode.Usage, `${path} cannot be ${formatTomlValue(value)}: ${problem}`, {
+        hint: found.key.description,
+      });
+    }
   }
   const changed = setTomlValue(text, found.parts, value);
   const after = parseSettings(changed, file).get(path);
