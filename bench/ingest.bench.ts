@@ -9,7 +9,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32c } from "../src/base/crc32c.ts";
-import { formatLsn, lsnAdd, toLsn } from "../src/base/lsn.ts";
+import { toLsn } from "../src/base/lsn.ts";
 import { packDataDirectory } from "../src/compute/data-directory.ts";
 import { newTimelineId } from "../src/base/ids.ts";
 import { versionByMajor } from "../src/postgres/versions/versions.ts";
@@ -78,16 +78,14 @@ async function measure(name: string, fullPageWrites: boolean): Promise<void> {
     createdAt: Date.now(),
   });
   await server.start();
+  const from = timeline.startLsn;
   await pgbench(server, "-i", "-s", String(scale), "-q");
+  const loaded = await server.lsn("select pg_current_wal_flush_lsn()");
   await pgbench(server, "-T", "15", "-c", "8", "-j", "2", "-n");
   await server.query("checkpoint");
   await pgbench(server, "-T", "5", "-c", "8", "-j", "2", "-n");
   const end = await server.lsn("select pg_current_wal_flush_lsn()");
   await server.stop();
-  const from = timeline.startLsn;
-  let crcMs = performance.now();
-  for (const { bytes } of readWal(server.dataDir, from, end)) crc32c(bytes);
-  crcMs = performance.now() - crcMs;
   const intake = await WalIntake.open(
     {
       directory: join(directory, "wal"),
@@ -100,29 +98,49 @@ async function measure(name: string, fullPageWrites: boolean): Promise<void> {
     },
     {
       files: lab.files,
-      onFatal: (e) => {
-        throw e;
+      onFatal: (error) => {
+        throw error;
       },
       log: { info: () => undefined, error: console.error },
       reconstructor: new Reconstructor({ version: timeline.cluster.pgVersion, hintBitsLogged: false }),
     },
   );
+  await takeIn(`${name}, load`, server.dataDir, intake, from, loaded);
+  await takeIn(`${name}, transactions`, server.dataDir, intake, loaded, end);
+  await intake.close();
+  await timeline.close();
+}
+
+/** Feeds WAL to the intake as fast as it takes it and reports. */
+async function takeIn(
+  name: string,
+  dataDir: string,
+  intake: WalIntake,
+  from: number,
+  to: number,
+): Promise<void> {
+  const chunks = [...readWal(dataDir, from, to)];
+  let crcMs = performance.now();
+  for (const { bytes } of chunks) crc32c(bytes);
+  crcMs = performance.now() - crcMs;
+  const records = intake.recordCount;
   const cpu = process.cpuUsage();
   const started = performance.now();
   let peak = 0;
-  for (const { lsn, bytes } of readWal(server.dataDir, from, end)) {
+  for (const { lsn, bytes } of chunks) {
     await intake.accept(toLsn(lsn), bytes);
     if (lsn % (4 << 20) < CHUNK) peak = Math.max(peak, process.memoryUsage.rss());
   }
   await intake.waitForDurable(intake.resumeLsn, 60_000);
   const ms = performance.now() - started;
-  const used = process.cpuUsage(cpu);
-  const megabytes = (end - from) / 1e6;
+  const { user, system } = process.cpuUsage(cpu);
+  const megabytes = (to - from) / 1e6;
+  const count = intake.recordCount - records;
   console.log(
-    `${name}: ${megabytes.toFixed(0)} MB to ${formatLsn(lsnAdd(intake.resumeLsn, 0))} in ${(ms / 1000).toFixed(2)} s = ${((megabytes / ms) * 1000).toFixed(0)} MB/s, ${(intake.recordCount / ms).toFixed(0)}k records/s (${intake.recordCount}), CPU ${((used.user + used.system) / 1e6).toFixed(2)} s, CRC alone ${((megabytes / crcMs) * 1000).toFixed(0)} MB/s, RSS ${(peak / 2 ** 20).toFixed(0)} MiB`,
+    `${name}: ${megabytes.toFixed(0)} MB in ${(ms / 1000).toFixed(2)} s = ${((megabytes / ms) * 1000).toFixed(0)} MB/s, ` +
+      `${(count / ms).toFixed(0)}k records/s (${count}, ${((megabytes * 1e6) / count).toFixed(0)} bytes each), ` +
+      `CPU ${((user + system) / 1e6).toFixed(2)} s; CRC alone ${((megabytes / crcMs) * 1000).toFixed(0)} MB/s; RSS ${(peak / 2 ** 20).toFixed(0)} MiB`,
   );
-  await intake.close();
-  await timeline.close();
 }
 
 await measure("full-page writes on ", true);
