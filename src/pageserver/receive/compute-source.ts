@@ -28,10 +28,12 @@ export interface ComputeIdentity {
   readonly timelineNumber: number;
 }
 
-/** A connection that speaks the replication commands, and SQL too when it is for a database. */
+/** Every connection speaks the replication commands; one for a database speaks SQL, too. */
+export type ConnectionMode = "physical" | "database";
+
 export function connectToCompute(
   source: ComputeSource,
-  mode: "physical" | "database",
+  mode: ConnectionMode,
   signal?: AbortSignal,
 ): Promise<PgConnection> {
   const replication =
@@ -93,9 +95,16 @@ async function readEpoch(connection: PgConnection): Promise<string | undefined> 
   }
 }
 
-/** Creates the slot unless it is there. It keeps the compute's WAL from its last checkpoint on until we have it. */
-export async function ensureSlot(connection: PgConnection, slotName: string): Promise<void> {
-  if (await slotExists(connection, slotName)) return;
+/**
+ * Creates the slot unless it is there. It keeps the compute's WAL from its last checkpoint on until we have it. On a
+ * connection for a database SQL is asked about it, for servers whose replication commands cannot tell.
+ */
+export async function ensureSlot(
+  connection: PgConnection,
+  slotName: string,
+  mode: ConnectionMode,
+): Promise<void> {
+  if (await slotExists(connection, slotName, mode)) return;
   try {
     await connection.query(`CREATE_REPLICATION_SLOT ${slotName} PHYSICAL RESERVE_WAL`);
   } catch (error) {
@@ -103,15 +112,22 @@ export async function ensureSlot(connection: PgConnection, slotName: string): Pr
   }
 }
 
-/** Asks first, where Postgres can be asked (15 and newer): a failing CREATE leaves a line in the compute's log. */
-async function slotExists(connection: PgConnection, slotName: string): Promise<boolean> {
-  try {
+/** Asks first: a failing CREATE leaves a line in the compute's log. */
+async function slotExists(
+  connection: PgConnection,
+  slotName: string,
+  mode: ConnectionMode,
+): Promise<boolean> {
+  if (mode === "physical") {
     const [type] = singleRow(await connection.query(`READ_REPLICATION_SLOT ${slotName}`));
     return type !== null && type !== undefined;
-  } catch (error) {
-    if (error instanceof ServerError && error.sqlState === SqlState.SyntaxError) return false;
-    throw error;
   }
+  const [count] = singleRow(
+    await connection.query(
+      `SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name = '${slotName}'`,
+    ),
+  );
+  return count !== "0";
 }
 
 /** The only row of the only result. */

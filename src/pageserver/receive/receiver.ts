@@ -48,6 +48,8 @@ export interface ReceiverOptions {
   readonly slotName: string;
   /** Postgres' timeline number; 1 unless said otherwise. */
   readonly timelineNumber?: number;
+  /** The server has the command READ_REPLICATION_SLOT; true unless said otherwise. */
+  readonly canReadSlot?: boolean;
 }
 
 /** The part of a pino logger that is used. */
@@ -156,13 +158,14 @@ export class Receiver implements AsyncDisposable {
 
   /** One connection, from start to end. Resolves when the compute ends the stream in order. */
   private async streamOnce(onStreaming: () => void): Promise<void> {
-    const { source, slotName } = this.options;
+    const { source, slotName, canReadSlot = true } = this.options;
     const { sink, clock, log } = this.dependencies;
-    await using connection = await connectToCompute(source, "physical", this.abort.signal);
+    const mode = canReadSlot ? "physical" : "database";
+    await using connection = await connectToCompute(source, mode, this.abort.signal);
     this.remoteFlushLsn = await verifyIdentity(connection, this.identity);
     const startLsn = sink.resumeLsn;
     checkContinues(this.remoteFlushLsn, startLsn);
-    await ensureSlot(connection, slotName);
+    await ensureSlot(connection, slotName, mode);
     const { timelineNumber } = this.identity;
     await connection.beginCopyBoth(
       `START_REPLICATION SLOT ${slotName} PHYSICAL ${formatLsn(startLsn)} TIMELINE ${timelineNumber}`,

@@ -29,7 +29,7 @@ import {
   writeTimelineMetadata,
 } from "./metadata.ts";
 import { type BoundaryIndex, type RecordBoundary, findRecordBoundary } from "./record-boundary.ts";
-import type { ClusterIdentity, ServedTimeline, WriterStatus } from "./served-timeline.ts";
+import type { ClusterIdentity, ServedTimeline, TimelineWork, WriterStatus } from "./served-timeline.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
@@ -267,6 +267,20 @@ export class Timeline implements ServedTimeline {
     return { lsn: at.endLsn, previousLsn: at.previousLsn, stream };
   }
 
+  async work(): Promise<TimelineWork> {
+    const { intake, store } = this;
+    if (intake === undefined) return { store, wal: undefined };
+    await intake.settled();
+    const from = store.durableLsn;
+    // Damage to the index of records is for the check of the layers to report; WAL can be decoded without it.
+    const boundary = await this.durableBoundary().catch(() => undefined);
+    const previousLsn = boundary?.endLsn === from ? boundary.previousLsn : undefined;
+    return {
+      store,
+      wal: { from, previousLsn, to: intake.durableLsn, timelineNumber: intake.timelineNumber },
+    };
+  }
+
   /** Puts what is in memory into layer files. */
   async checkpoint(): Promise<void> {
     await this.intake?.checkpoint();
@@ -365,8 +379,10 @@ export class Timeline implements ServedTimeline {
 
   private receive(writer: StoredWriter, intake: WalIntake): void {
     const { clock, log } = this.dependencies;
+    const { systemId, pgVersion } = this.cluster;
+    const { source, epoch } = writer;
     this.receiver = new Receiver(
-      { source: writer.source, systemId: this.cluster.systemId, epoch: writer.epoch, slotName: SLOT_NAME },
+      { source, systemId, epoch, slotName: SLOT_NAME, canReadSlot: pgVersion.readReplicationSlot },
       { sink: intake, clock, log },
     );
     this.receiver.start();

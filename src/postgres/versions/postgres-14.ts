@@ -17,6 +17,7 @@ export const POSTGRES_14: PgVersion = {
   database: { createFileCopy: 0x00, createWalLog: undefined, drop: 0x10 },
   relationMapSize: 512,
   twoPhaseNameDigits: 8,
+  readReplicationSlot: false,
   directories: [],
   initdbArguments: [],
   embeddedRelease: "14.23.0-beta.17",

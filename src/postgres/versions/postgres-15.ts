@@ -17,6 +17,7 @@ export const POSTGRES_15: PgVersion = {
   database: { createFileCopy: 0x00, createWalLog: 0x10, drop: 0x20 },
   relationMapSize: 512,
   twoPhaseNameDigits: 8,
+  readReplicationSlot: true,
   directories: [],
   initdbArguments: [],
   embeddedRelease: "15.18.0-beta.17",

@@ -16,6 +16,7 @@ export const POSTGRES_16: PgVersion = {
   database: { createFileCopy: 0x00, createWalLog: 0x10, drop: 0x20 },
   relationMapSize: 524,
   twoPhaseNameDigits: 8,
+  readReplicationSlot: true,
   directories: [],
   initdbArguments: [],
   embeddedRelease: "16.14.0-beta.17",

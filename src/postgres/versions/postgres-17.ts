@@ -16,6 +16,7 @@ export const POSTGRES_17: PgVersion = {
   database: { createFileCopy: 0x00, createWalLog: 0x10, drop: 0x20 },
   relationMapSize: 524,
   twoPhaseNameDigits: 16,
+  readReplicationSlot: true,
   directories: ["pg_wal/summaries"],
   initdbArguments: ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
   embeddedRelease: "17.10.0-beta.17",

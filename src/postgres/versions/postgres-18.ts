@@ -17,6 +17,7 @@ export const POSTGRES_18: PgVersion = {
   database: { createFileCopy: 0x00, createWalLog: 0x10, drop: 0x20 },
   relationMapSize: 524,
   twoPhaseNameDigits: 16,
+  readReplicationSlot: true,
   directories: ["pg_wal/summaries"],
   initdbArguments: ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-data-checksums"],
   embeddedRelease: "18.4.0-beta.17",

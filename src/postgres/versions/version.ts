@@ -39,6 +39,8 @@ export interface PgVersion {
   readonly relationMapSize: 512 | 524;
   /** Digits in the name of a two-phase state file: 8 (xid), from 17 on 16 (full xid). */
   readonly twoPhaseNameDigits: 8 | 16;
+  /** The replication command READ_REPLICATION_SLOT exists (15 and later). */
+  readonly readReplicationSlot: boolean;
   /** Directories that the server expects in a data directory and that only some versions have. */
   readonly directories: readonly string[];
   /** Arguments of initdb that make all versions alike: text in the order of its bytes, no page checksums. */
