@@ -101,6 +101,7 @@ function comparePages(left: PageBuffer, right: PageBuffer, fork: number, block: 
   if (fork !== Fork.VisibilityMap) {
     const rmgr = rmgrOf(left, right);
     if (rmgr === Rmgr.Seq) forgetLoggedAhead(left, right);
+    if (rmgr === Rmgr.Spgist && block === 0) forgetPagesWithRoom(left, right);
     maskPage(rmgr, left, block);
     maskPage(rmgr, right, block);
   }
@@ -110,14 +111,33 @@ function comparePages(left: PageBuffer, right: PageBuffer, fork: number, block: 
   return undefined;
 }
 
-/** The kind of page by its special area: heaps have none, sequences and B-trees are told apart by size and magic. */
+/** What the last two bytes of the special area say about the kind of page, for those kinds that say it there. */
+const PAGE_IDS: Readonly<Record<number, number>> = {
+  0xff80: Rmgr.Hash,
+  0xff81: Rmgr.Gist,
+  0xff82: Rmgr.Spgist,
+  // Indexes of the extension bloom.
+  0xff83: Rmgr.Generic,
+  0xf091: Rmgr.Brin,
+  0xf092: Rmgr.Brin,
+  0xf093: Rmgr.Brin,
+};
+
+/** The kind of page by its special area: heaps have none, the others are told apart by its size and what is in there. */
 function rmgrOf(left: PageBuffer, right: PageBuffer): number {
   const page = isNewPage(left) ? right : left;
   const size = PAGE_SIZE - pageSpecial(page);
   if (size === 0) return Rmgr.Heap;
   if (size === 8 && page.view.getUint32(PAGE_SIZE - 8, true) === SEQUENCE_MAGIC) return Rmgr.Seq;
-  if (size === 16 && page.view.getUint16(PAGE_SIZE - 2, true) < 0xff7f) return Rmgr.Btree;
-  return Rmgr.Heap;
+  const id = PAGE_IDS[page.view.getUint16(PAGE_SIZE - 2, true)];
+  if (id !== undefined) return id;
+  if (size === 16) return Rmgr.Btree;
+  return size === 8 ? Rmgr.Gin : Rmgr.Heap;
+}
+
+/** The first page of an SP-GiST index remembers pages with room behind its magic number; that is not logged. */
+function forgetPagesWithRoom(left: PageBuffer, right: PageBuffer): void {
+  for (const page of [left, right]) page.bytes.fill(0, 28, 92);
 }
 
 /** WAL has a sequence some values ahead of the server's own page: last value and count of those logged. */

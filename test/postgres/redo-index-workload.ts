@@ -165,7 +165,8 @@ async function gist(client: Client): Promise<void> {
     "delete from s",
     "vacuum s",
     "vacuum s",
-    "insert into s select i, point(i, i % 13), null, int4range(i, i + 3), null from generate_series(1, 1200) i",
+    `insert into s select i, point(i, i % 13), box(point(i % 30, i), point(i % 40, i + 5)), int4range(i, i + 3), null
+       from generate_series(1, 1200) i`,
     "create table e (r int4range, exclude using gist (r with &&))",
     "insert into e select int4range(i * 10, i * 10 + 5) from generate_series(1, 400) i",
   ]);
