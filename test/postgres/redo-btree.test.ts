@@ -17,7 +17,7 @@ import {
   setPageFlags,
   setPagePruneXid,
 } from "../../src/postgres/page/layout.ts";
-import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
+import { POSTGRES_18 } from "../../src/postgres/versions/postgres-18.ts";
 import type { RecordSpec } from "../support/wal-builder.ts";
 import {
   END_LSN,
@@ -347,8 +347,7 @@ test("vacuum and delete shorten posting lists first, then remove items", () => {
   redo(deleted, btree(0x70, [...u32(5), ...u16(1), ...u16(2), 0], [block(0, 5, { data })]));
   assert.deepEqual(items(deleted), expected);
   const later = build();
-  const version = { ...POSTGRES_17, redo: { ...POSTGRES_17.redo, btreeVacuumClearsCycleId: true } };
-  redo(later, vacuum, 0, true, version);
+  redo(later, vacuum, 0, true, POSTGRES_18);
   assert.deepEqual(special(later), [0, 0, 0, LEAF, 0]);
 });
 

@@ -6,6 +6,7 @@ import { insertItemBytes } from "../../src/postgres/page/items.ts";
 import { redoBlock } from "../../src/postgres/redo/apply.ts";
 import { RedoContext } from "../../src/postgres/redo/context.ts";
 import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
+import type { PgVersion } from "../../src/postgres/versions/version.ts";
 import { decodeRecord } from "../../src/postgres/wal/decode-record.ts";
 import { WalRecord } from "../../src/postgres/wal/record.ts";
 import { type BlockSpec, type RecordSpec, buildRecord } from "../support/wal-builder.ts";
@@ -42,7 +43,7 @@ export function redo(
   record: WalRecord,
   blockIndex = 0,
   hintBitsLogged = true,
-  version = POSTGRES_17,
+  version: PgVersion = POSTGRES_17,
 ): void {
   redoBlock(page, record, blockIndex, new RedoContext({ version, hintBitsLogged }));
 }

@@ -21,6 +21,7 @@ import {
   redoMultixactOffsetsPage,
 } from "../../src/postgres/redo/multixact.ts";
 import { parseXactRecord } from "../../src/postgres/redo/xact.ts";
+import { POSTGRES_16 } from "../../src/postgres/versions/postgres-16.ts";
 import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
 import type { WalRecord } from "../../src/postgres/wal/record.ts";
 import { bytes, isLocatedCorruption, makeRecord, u16, u32 } from "./redo-builder.ts";
@@ -126,8 +127,9 @@ test("a zeroed page of commit status, a truncation, and damaged forms of both", 
     () => clogTruncation(clog(0x10, [...u32(40), ...u32(0), 1]), POSTGRES_17),
     isLocatedCorruption,
   );
-  const narrow = { ...POSTGRES_17, redo: { ...POSTGRES_17.redo, slruPageNumberSize: 4 as const } };
-  assert.equal(clogZeroedPage(clog(0x00, u32(5)), narrow), 5);
+  assert.equal(clogZeroedPage(clog(0x00, u32(5)), POSTGRES_16), 5);
+  const old = clogTruncation(clog(0x10, [...u32(40), ...u32(99), ...u32(5)]), POSTGRES_16);
+  assert.deepEqual(old, { cutoffPage: 40, oldestXid: 99, oldestXidDb: 5 });
 });
 
 test("a segment of commit status goes only when it lies wholly before the cutoff, around the circle", () => {

@@ -10,6 +10,7 @@ import {
   renderControlFile,
   type ServerParameters,
 } from "../../src/postgres/control-file.ts";
+import { POSTGRES_16 } from "../../src/postgres/versions/postgres-16.ts";
 import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
 import { SeededRandom } from "../support/random.ts";
 import { slowCrc32c } from "../support/wal-builder.ts";
@@ -110,7 +111,7 @@ test("a checkpoint is read and written field by field", () => {
 });
 
 test("before 17 a checkpoint has no wal_level", () => {
-  const old = { ...POSTGRES_17, checkpointHasWalLevel: false };
+  const old = POSTGRES_16;
   assert.equal(decodeCheckPoint(Buffer.from(CHECKPOINT_HEX, "hex"), 0, old).walLevel, 0);
   assert.equal(encodeCheckPoint(CHECKPOINT, old)[20], 0);
 });

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { decodeRecord, recordCrcOk } from "../../src/postgres/wal/decode-record.ts";
 import { WalRecord } from "../../src/postgres/wal/record.ts";
+import { POSTGRES_14 } from "../../src/postgres/versions/postgres-14.ts";
 import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
 import type { PgVersion } from "../../src/postgres/versions/version.ts";
 import { SeededRandom } from "../support/random.ts";
@@ -396,14 +397,13 @@ function buildSmall(random: SeededRandom): Buffer {
 }
 
 test("another major version is another data object: image bits of 14", () => {
-  const fourteen: PgVersion = { ...POSTGRES_17, major: 14, image: { apply: 4, pglz: 2, lz4: 0, zstd: 0 } };
   const image: ImageSpec = { stored: new Uint8Array(50), info: 1 | 2 | 4, holeOffset: 30, holeLength: 99 };
   const bytes = buildRecord({ blocks: [{ id: 0, relation: RELATION, block: 1, image }] }, 8);
-  const block = decode(bytes, fourteen).blocks[0];
+  const block = decode(bytes, POSTGRES_14).blocks[0];
   assert.equal(block?.applyImage, true);
   assert.equal(block?.holeLength, 99);
   const plain: ImageSpec = { ...FULL, info: 4 };
   const plainBytes = buildRecord({ blocks: [{ id: 0, relation: RELATION, block: 1, image: plain }] }, 8);
-  assert.equal(decode(plainBytes, fourteen).blocks[0]?.applyImage, true);
+  assert.equal(decode(plainBytes, POSTGRES_14).blocks[0]?.applyImage, true);
   assert.throws(() => decode(plainBytes), isCorrupt);
 });

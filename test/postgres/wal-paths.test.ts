@@ -1,17 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { toLsn } from "../../src/base/lsn.ts";
 import { Fork } from "../../src/postgres/constants.ts";
 import { formatRelation, parseRelationPath, relationPath } from "../../src/postgres/relation.ts";
 import { parseSlruPath, parseTwoPhasePath, Slru, slruPath, twoPhasePath } from "../../src/postgres/slru.ts";
+import { POSTGRES_16 } from "../../src/postgres/versions/postgres-16.ts";
 import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
-import {
-  SUPPORTED_VERSIONS,
-  versionByControl,
-  versionByMajor,
-  versionByWalMagic,
-} from "../../src/postgres/versions/versions.ts";
 import { nextRecordLsn, parseSegmentName, recordEndLsn, segmentName } from "../../src/postgres/wal/layout.ts";
 import { SeededRandom } from "../support/random.ts";
 import { WalBuilder } from "../support/wal-builder.ts";
@@ -97,7 +91,7 @@ test("SLRU paths", () => {
 });
 
 test("two-phase state files: full xid in 17, plain xid before", () => {
-  const old = { ...POSTGRES_17, twoPhaseNameDigits: 8 } as const;
+  const old = POSTGRES_16;
   const xid = 0x1_0000_02e5n;
   assert.equal(twoPhasePath(xid, POSTGRES_17), "pg_twophase/00000001000002E5");
   assert.equal(twoPhasePath(xid, old), "pg_twophase/000002E5");
@@ -110,22 +104,6 @@ test("two-phase state files: full xid in 17, plain xid before", () => {
     "other/00000001000002E5",
   ])
     assert.equal(parseTwoPhasePath(path, POSTGRES_17), undefined, path);
-});
-
-function isUnsupported(error: unknown): boolean {
-  return error instanceof NeonError && error.code === ErrorCode.Unsupported && /17/.test(error.hint ?? "");
-}
-
-test("versions are found by each of their numbers; others are refused with what there is", () => {
-  for (const version of SUPPORTED_VERSIONS) {
-    assert.equal(versionByMajor(version.major), version);
-    assert.equal(versionByControl(version.controlVersion, version.catalogVersion), version);
-    assert.equal(versionByWalMagic(version.walPageMagic), version);
-  }
-  assert.throws(() => versionByMajor(13), isUnsupported);
-  assert.throws(() => versionByControl(1700, 1), isUnsupported);
-  assert.throws(() => versionByControl(1300, POSTGRES_17.catalogVersion), isUnsupported);
-  assert.throws(() => versionByWalMagic(0xd10d), isUnsupported);
 });
 
 test("segment names", () => {

@@ -1,7 +1,6 @@
 /**
- * The WAL of a real Postgres 15, where one is installed: proof that another major version is nothing but another
- * data object, and of lz4 and zstd images, for which the embedded Postgres 17 is not built. Its own pg_waldump is the
- * judge of records, the pages on disk are the judge of images.
+ * The WAL of a real Postgres 15, where the system has one: proof of lz4 and zstd images, for which no embedded Postgres
+ * is built. Its own pg_waldump is the judge of records, the pages on disk are the judge of images.
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -10,8 +9,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { formatLsn, type Lsn, toLsn } from "../../src/base/lsn.ts";
 import { Rmgr } from "../../src/postgres/constants.ts";
-import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
-import type { PgVersion } from "../../src/postgres/versions/version.ts";
+import { POSTGRES_15 } from "../../src/postgres/versions/postgres-15.ts";
 import { restoreBlockImage } from "../../src/postgres/wal/image.ts";
 import type { WalRecord } from "../../src/postgres/wal/record.ts";
 import { WalStream } from "../../src/postgres/wal/stream.ts";
@@ -21,17 +19,6 @@ const BIN = "/usr/lib/postgresql/15/bin";
 const skip = ["postgres", "initdb", "pg_waldump"].every((name) => existsSync(join(BIN, name)))
   ? false
   : `no PostgreSQL 15 with pg_waldump in ${BIN}`;
-
-const POSTGRES_15: PgVersion = {
-  ...POSTGRES_17,
-  major: 15,
-  walPageMagic: 0xd110,
-  controlVersion: 1300,
-  catalogVersion: 202209061,
-  checkpointHasWalLevel: false,
-  walRecordLengthMax: 2 ** 30,
-  twoPhaseNameDigits: 8,
-};
 
 const SEGMENT = 16 * 1024 * 1024;
 const FIRST_LSN = toLsn(SEGMENT);

@@ -122,6 +122,23 @@ void test("goes on after its connection is killed, again and again", async () =>
   assert.equal(harness.receiver.state.error, undefined);
 });
 
+void test("asks by SQL for the slot where the replication commands cannot tell", async () => {
+  await using harness = await Harness.create(server);
+  const logged = server.log().length;
+  for (const attempt of [1, 2]) {
+    await using receiver = harness.newReceiver({ canReadSlot: false, slotName: "asked_by_sql" });
+    await harness.streaming(receiver);
+    const slots = await server.value(
+      "select count(*)::int from pg_replication_slots where slot_name = 'asked_by_sql'",
+    );
+    assert.equal(slots, "1", `attempt ${attempt}`);
+  }
+  assert.doesNotMatch(server.log().slice(logged), /ERROR/);
+  const free = "select active_pid is null as free from pg_replication_slots where slot_name = 'asked_by_sql'";
+  await until("the slot is free", async () => (await server.value(free)) === "true");
+  await server.query("select pg_drop_replication_slot('asked_by_sql')");
+});
+
 void test("goes on after the server was stopped, killed and started again", async () => {
   await using harness = await Harness.create(server);
   const { port } = server;
