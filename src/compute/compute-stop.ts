@@ -10,7 +10,7 @@ import type { ComputeContext } from "./compute-context.ts";
 import { type ComputeRecord, writeComputeFile } from "./compute-file.ts";
 import type { ComputePaths } from "./compute-paths.ts";
 import { readDirectoryState, saveAutoConf } from "./directory-setup.ts";
-import { findPostmaster, stopPostmaster, waitForOrphans } from "./postmaster.ts";
+import { findPostmaster, killPostmaster, stopPostmaster, waitForOrphans } from "./postmaster.ts";
 
 const POLL_MS = 20;
 
@@ -19,8 +19,8 @@ export type StopMode = "fast" | "immediate";
 
 /** How long a fast shutdown may take, milliseconds. */
 const FAST_TIMEOUT_MS = 90_000;
-/** How long an immediate shutdown may take, milliseconds. */
-const IMMEDIATE_TIMEOUT_MS = 20_000;
+/** How long an immediate shutdown may take, milliseconds. Postgres itself kills children that take longer than 5 s. */
+const IMMEDIATE_TIMEOUT_MS = 7_000;
 /** How long the pageserver may take to store the end of the WAL, milliseconds. */
 const INGEST_TIMEOUT_MS = 120_000;
 /** How long the pageserver may take to say that it is there, milliseconds. */
@@ -124,9 +124,8 @@ async function stopImmediately(
   paths: ComputePaths,
 ): Promise<ComputeRecord> {
   if (!(await stopPostmaster(paths.pgdata, record.process, "SIGQUIT", IMMEDIATE_TIMEOUT_MS))) {
-    throw new NeonError(ErrorCode.Timeout, `Postgres of compute "${record.name}" does not end`, {
-      hint: `Its log is ${paths.log}.`,
-    });
+    context.events.caution?.(`Postgres of compute ${record.name} does not end by itself: it is killed.`);
+    await killPostmaster(paths.pgdata, record.process);
   }
   return settleCrashed(context, record, paths);
 }

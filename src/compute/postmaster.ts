@@ -151,11 +151,18 @@ export async function stopPostmaster(
   return true;
 }
 
+/** Ends a server that does not react, with all its children. */
+export async function killPostmaster(pgdata: string, recorded: RecordedProcess | null): Promise<void> {
+  const pid = findPostmaster(pgdata, recorded);
+  if (pid !== undefined) sendSignal(pid, "SIGKILL");
+  await waitForOrphans(pgdata, 0);
+}
+
 /**
  * Waits until no process works in a data directory whose postmaster is dead: backends outlive it for a moment, and
  * must not write into a directory that is used again. Those that do not notice in time are killed.
  */
-export async function waitForOrphans(pgdata: string): Promise<void> {
+export async function waitForOrphans(pgdata: string, patienceMs = ORPHAN_PATIENCE_MS): Promise<void> {
   // A directory that was removed under its processes has left them with its name.
   const directory = existsSync(pgdata) ? realpathSync(pgdata) : pgdata;
   const start = performance.now();
@@ -164,11 +171,11 @@ export async function waitForOrphans(pgdata: string): Promise<void> {
     const pids = processesWorkingIn(directory);
     if (pids.length === 0) return;
     const waited = performance.now() - start;
-    if (waited > ORPHAN_PATIENCE_MS && !killed) {
+    if (waited > patienceMs && !killed) {
       for (const pid of pids) sendSignal(pid, "SIGKILL");
       killed = true;
     }
-    if (waited > ORPHAN_PATIENCE_MS + KILL_TIMEOUT_MS) {
+    if (waited > patienceMs + KILL_TIMEOUT_MS) {
       throw new NeonError(ErrorCode.Conflict, `processes ${pids.join(", ")} still work in ${pgdata}`, {
         hint: "End them, then try again.",
         data: { pids: pids.join(" ") },
