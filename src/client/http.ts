@@ -157,6 +157,39 @@ export async function requestJson(target: HttpTarget, call: HttpCall): Promise<u
   }
 }
 
+/**
+ * Sends a request whose answer comes as lines of JSON while the server works: calls `progress` with each line of
+ * progress, returns the result. Throws the error that the server sent as its last line.
+ */
+export async function requestJsonLines(
+  target: HttpTarget,
+  call: HttpCall,
+  progress: (value: unknown) => void,
+): Promise<unknown> {
+  const answer = await sendRequest(target, call);
+  let rest = "";
+  try {
+    for await (const chunk of answer.setEncoding("utf8")) {
+      const lines = (rest + String(chunk)).split("\n");
+      rest = lines.pop() ?? "";
+      if (rest.length > ANSWER_BYTES_MAX) throw notAPageserver(target);
+      for (const line of lines) {
+        const value: unknown = JSON.parse(line);
+        if (!isObject(value)) throw notAPageserver(target);
+        if ("error" in value) throw errorFromAnswer(target, answer.statusCode ?? 0, line);
+        if ("result" in value) return value["result"];
+        progress(value["progress"]);
+      }
+    }
+  } catch (error) {
+    if (error instanceof SyntaxError) throw notAPageserver(target, error);
+    throw error instanceof NeonError ? error : connectionError(target, error, call.signal);
+  }
+  throw new NeonError(ErrorCode.Unreachable, `the pageserver at ${target.baseUrl} broke off its answer`, {
+    hint: "See whether it is still running with `neon status`; its log is shown by `neon logs`.",
+  });
+}
+
 function notAPageserver(target: HttpTarget, cause?: unknown): NeonError {
   return new NeonError(ErrorCode.Unreachable, `what answers at ${target.baseUrl} is not a pageserver`, {
     hint: "Another program uses its port. Choose another with `neon config set pageserver.listen 127.0.0.1:PORT`.",

@@ -3,7 +3,8 @@ import type { Readable } from "node:stream";
 import { ErrorCode, NeonError } from "../base/errors.ts";
 import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from "../base/ids.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
-import { type HttpCall, readBody, requestJson, sendRequest } from "./http.ts";
+import { type FsckReport, fsckReportOf } from "./fsck-report.ts";
+import { type HttpCall, readBody, requestJson, requestJsonLines, sendRequest } from "./http.ts";
 import {
   type JsonObject,
   arrayField,
@@ -214,6 +215,27 @@ export class PageserverClient {
 
   async renameBranch(name: string, newName: string): Promise<void> {
     await this.call("POST", `${this.branchPath(name)}/rename`, { body: { new_name: newName } });
+  }
+
+  /** Has the server read and verify everything that the tenant has on disk. */
+  async fsck(options: {
+    progress?: (doneBytes: number, totalBytes: number) => void;
+    signal?: AbortSignal;
+  }): Promise<FsckReport> {
+    const result = await requestJsonLines(
+      this.target(),
+      {
+        method: "GET",
+        path: this.tenantPath("/fsck"),
+        timeoutMs: LONG_TIMEOUT_MS,
+        signal: options.signal,
+      },
+      (value) => {
+        const { done_bytes: done, total_bytes: total } = asObject(value, "progress");
+        if (typeof done === "number" && typeof total === "number") options.progress?.(done, total);
+      },
+    );
+    return fsckReportOf(asObject(result, "result"));
   }
 
   /** The end of the last record at or below the LSN, or of the last commit at or before the time. */

@@ -41,6 +41,12 @@ export class Findings {
     this.list.push(finding);
   }
 
+  /** Adds what another check has found. */
+  addAll(other: Findings): void {
+    for (const finding of other.list) this.add(finding);
+    this.omitted += other.omitted;
+  }
+
   corrupt(what: string, file: string, offset?: number): void {
     this.add({ kind: "corrupt", what, file, offset });
   }

@@ -40,7 +40,7 @@ export class Lab implements AsyncDisposable {
   readonly cache = new StoreCache({ capacityBytes: 32 << 20 }, { files: this.files });
   readonly dependencies: TimelineDependencies;
   private initial: TestPostgres | undefined;
-  private binDir = "";
+  private binDir = embeddedBinDir();
   private readonly timelines: Timeline[] = [];
   private readonly computes: TestPostgres[] = [];
 

@@ -17,6 +17,7 @@ import type {
   ClusterIdentity,
   ServedTimeline,
   TimelineFactory,
+  TimelineWork,
 } from "../../src/pageserver/timeline/served-timeline.ts";
 
 export const FAKE_START = toLsn(0x1500000);
@@ -134,6 +135,10 @@ export class FakeTimeline implements ServedTimeline {
       if (failure) throw failure;
     }
     return { lsn, previousLsn: toLsn(lsn - COMMIT_BYTES), stream: stream() };
+  }
+
+  work(): Promise<TimelineWork> {
+    return Promise.resolve({ store: undefined, wal: undefined });
   }
 
   async close(): Promise<void> {

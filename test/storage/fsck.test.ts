@@ -280,12 +280,12 @@ test("what cannot be read is not called damaged", async (t) => {
 
 test("a check beside a writer sees nothing wrong and lets the writer work", async (t) => {
   const disk = await makeDisk(t, { interleave: true });
-  let added = 0;
+  const written = { layers: 0 };
   const writer = (async () => {
-    for (; added < 30; added++) await addLayer(disk.store, disk.random);
+    for (; written.layers < 30; written.layers++) await addLayer(disk.store, disk.random);
   })();
   let checks = 0;
-  for (; added < 30; checks++) {
+  for (; written.layers < 30; checks++) {
     const { state, list } = await check(disk, { open: disk.store });
     assert.deepEqual([state, list], ["clean", []]);
   }

@@ -4,12 +4,13 @@
  */
 import { Command } from "@oclif/core/command";
 import { string as stringFlag } from "@oclif/core/flags";
+import type { NeonError } from "../../base/errors.ts";
 import { type TenantId, parseTenantId } from "../../base/ids.ts";
 import type { PageserverClient } from "../../client/pageserver-client.ts";
 import type { Repository } from "../../repository/repository.ts";
 import { failureOf, failureOfSignal } from "./failure.ts";
 import { Interruption } from "./interruption.ts";
-import { paint, reportFailure } from "./output.ts";
+import { failureJson, paint, reportFailure } from "./output.ts";
 
 /** Fields of a JSON answer beside `ok`; names in snake_case. */
 export type JsonFields = Readonly<Record<string, unknown>>;
@@ -57,6 +58,17 @@ export abstract class BaseCommand extends Command {
   /** Says something that must not be missed, with --json too. */
   protected caution(text: string): void {
     process.stderr.write(`${paint("yellow", "warning:", process.stderr)} ${text}\n`);
+  }
+
+  /**
+   * An answer that is a failure as well, because what was looked for has been found. Shows the failure and sets the
+   * exit code; with --json its `error` stands beside the fields.
+   */
+  protected withFailure(fields: JsonFields, error: NeonError): JsonFields {
+    const failure = failureOf(error, "");
+    process.exitCode = failure.exitCode;
+    if (!this.jsonEnabled()) reportFailure(failure, false);
+    return { ...failureJson(failure), ...fields };
   }
 
   protected override toSuccessJson(result: unknown): unknown {

@@ -1,6 +1,7 @@
 /** Domain objects as the API shows them: snake_case, LSNs as `X/Y`, times in ISO 8601. */
 import type { TimelineId } from "../../base/ids.ts";
 import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
+import type { CheckReport, TenantReport } from "../check/check-tenant.ts";
 import type { AncestorPoint } from "../timeline/metadata.ts";
 import type { ServedTimeline, WriterStatus } from "../timeline/served-timeline.ts";
 import type { Branch, Tenant } from "../timeline/tenant.ts";
@@ -73,6 +74,27 @@ function renderBroken(
     writer: null,
     created_at: metadata ? new Date(metadata.createdAt).toISOString() : null,
     physical_bytes: null,
+  };
+}
+
+/** What a check of a tenant's files has found. */
+export function renderCheck(report: TenantReport): object {
+  return {
+    state: report.state,
+    timelines: report.timelines.map((timeline) => ({
+      timeline_id: timeline.timelineId,
+      branches: timeline.branches,
+      ...renderPart(timeline),
+    })),
+    tenant: renderPart(report.tenant),
+  };
+}
+
+function renderPart({ state, details, omitted }: CheckReport): object {
+  return {
+    state,
+    details: details.map(({ kind, what, file, offset }) => ({ kind, what, file, offset: offset ?? null })),
+    omitted,
   };
 }
 

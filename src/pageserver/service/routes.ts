@@ -8,8 +8,15 @@ import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
 import type { Tenants } from "../timeline/tenants.ts";
 import { usage } from "./http-errors.ts";
+import { jsonLines } from "./json-lines.ts";
 import { currentEnd, readMoment, readSource, resolveMoment, waitUntilDurable } from "./points.ts";
-import { renderBranch, renderCreatedBranch, renderDamagedBranch, renderTenant } from "./render.ts";
+import {
+  renderBranch,
+  renderCheck,
+  renderCreatedBranch,
+  renderDamagedBranch,
+  renderTenant,
+} from "./render.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
 import { Router } from "./router.ts";
 
@@ -52,6 +59,7 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {
     .add("GET", `${t}/branch/:name`, inTenant(getBranch))
     .add("DELETE", `${t}/branch/:name`, inTenant(deleteBranch))
     .add("POST", `${t}/branch/:name/rename`, inTenant(renameBranch))
+    .add("GET", `${t}/fsck`, inTenant(fsck))
     .add("POST", `${tl}/resolve`, onTimeline(resolve))
     .add("POST", `${tl}/writer`, onTimeline(openWriter))
     .add("DELETE", `${tl}/writer/:epoch`, onTimeline(closeWriter))
@@ -122,6 +130,21 @@ async function renameBranch(request: ApiRequest, tenant: Tenant<ServedTimeline>)
   body.end();
   const branch = await tenant.renameBranch(request.part("name"), newName);
   return json(renderBranch(tenant, branch));
+}
+
+function fsck(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<Answer> {
+  request.expectQuery();
+  return Promise.resolve(
+    jsonLines(async ({ signal, progress }) => {
+      const report = await tenant.check({
+        signal,
+        progress: (done, total) => {
+          progress({ done_bytes: done, total_bytes: total });
+        },
+      });
+      return renderCheck(report);
+    }),
+  );
 }
 
 async function resolve(

@@ -74,14 +74,17 @@ export async function readJsonFile(
 ): Promise<JsonFile | undefined> {
   const bytes = await files.readWhole(path);
   if (bytes === undefined) return undefined;
-  const damaged = (message: string): NeonError => corrupt(`${path}: ${message}`, { path });
-  if (bytes.length > FILE_BYTES_MAX) throw damaged(`longer than ${FILE_BYTES_MAX} bytes`);
+  const damaged = (message: string, offset: number): NeonError =>
+    corrupt(`${path}: ${message}`, { path, offset });
+  if (bytes.length > FILE_BYTES_MAX) throw damaged(`longer than ${FILE_BYTES_MAX} bytes`, FILE_BYTES_MAX);
   const lineEnd = bytes.indexOf(0x0a);
   const header = lineEnd < 0 ? null : HEADER.exec(new TextDecoder().decode(bytes.subarray(0, lineEnd)));
-  if (!header || header[1] !== magic) throw damaged(`does not begin as a "${magic}" file`);
+  if (!header || header[1] !== magic) throw damaged(`does not begin as a "${magic}" file`, 0);
   const body = bytes.subarray(lineEnd + 1);
   const found = checksum(bytes.subarray(0, lineEnd - 8), body);
-  if (found !== header[3]) throw damaged(`checksum is ${found}, its header says ${String(header[3])}`);
+  if (found !== header[3]) {
+    throw damaged(`checksum is ${found}, its header says ${String(header[3])}`, lineEnd - 8);
+  }
   const version = Number(header[2]);
   if (version > newestVersion) {
     throw new NeonError(
@@ -97,9 +100,9 @@ export async function readJsonFile(
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
   } catch (error) {
-    throw corrupt(`${path}: its content is no JSON`, { path }, error);
+    throw corrupt(`${path}: its content is no JSON`, { path, offset: lineEnd + 1 }, error);
   }
-  return { version, fields: new JsonFields(value, "", (message) => damaged(message)) };
+  return { version, fields: new JsonFields(value, "", (message) => damaged(message, lineEnd + 1)) };
 }
 
 function checksum(prefix: Uint8Array, body: Uint8Array): string {

@@ -52,6 +52,38 @@ export function checkRefName(name: string): void {
   });
 }
 
+/** What the directory of refs holds on disk. */
+export interface RefFiles {
+  readonly refs: readonly Ref[];
+  /** `name` is that of the file if no ref's file is called so. */
+  readonly damaged: readonly { readonly name: string; readonly path: string; readonly error: NeonError }[];
+  /** Paths of what interrupted writes left. */
+  readonly leftovers: readonly string[];
+}
+
+/** Reads all files of refs and changes none. */
+export async function readRefFiles(files: Files, directory: string): Promise<RefFiles> {
+  const refs: Ref[] = [];
+  const damaged: { name: string; path: string; error: NeonError }[] = [];
+  const leftovers: string[] = [];
+  for (const fileName of await files.list(directory)) {
+    const path = join(directory, fileName);
+    if (fileName.endsWith(TEMPORARY_SUFFIX)) {
+      leftovers.push(path);
+      continue;
+    }
+    const name = refNameOfFile(fileName);
+    try {
+      if (name === undefined) throw corrupt(`${path}: this is no name of a ref's file`, { path });
+      refs.push(await readRef(files, path, name));
+    } catch (error) {
+      if (!(error instanceof NeonError)) throw error;
+      damaged.push({ name: name ?? fileName, path, error });
+    }
+  }
+  return { refs, damaged, leftovers };
+}
+
 /** The branches of one tenant. Callers serialize changes; look-ups are always consistent. */
 export class Refs {
   private readonly files: Files;
@@ -69,21 +101,10 @@ export class Refs {
   /** Reads all refs; removes what an interrupted write left. A damaged file is remembered, not fatal. */
   static async open(files: Files, directory: string): Promise<Refs> {
     const refs = new Refs(files, directory);
-    for (const fileName of await files.list(directory)) {
-      const path = join(directory, fileName);
-      if (fileName.endsWith(TEMPORARY_SUFFIX)) {
-        await files.remove(path);
-        continue;
-      }
-      const name = refNameOfFile(fileName);
-      try {
-        if (name === undefined) throw corrupt(`${path}: this is no name of a ref's file`, { path });
-        refs.remember(await readRef(files, path, name));
-      } catch (error) {
-        if (!(error instanceof NeonError)) throw error;
-        refs.damaged.set(name ?? fileName, error);
-      }
-    }
+    const found = await readRefFiles(files, directory);
+    for (const path of found.leftovers) await files.remove(path);
+    for (const ref of found.refs) refs.remember(ref);
+    for (const { name, error } of found.damaged) refs.damaged.set(name, error);
     return refs;
   }
 
@@ -167,7 +188,8 @@ export class Refs {
     if (names?.size === 0) this.namesByTimeline.delete(ref.timelineId);
   }
 
-  private path(name: string): string {
+  /** The file of a ref. */
+  path(name: string): string {
     return join(this.directory, refFileName(name));
   }
 }

@@ -5,6 +5,7 @@
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
+import type { TimelineStore } from "../../storage/store.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
 
 /** What the timelines of a tenant have in common, learnt from pg_control at import. */
@@ -13,6 +14,22 @@ export interface ClusterIdentity {
   readonly systemId: bigint;
   /** Size of a WAL segment in bytes. */
   readonly segmentSize: number;
+}
+
+/** What the files of an open timeline must hold by now, and who writes to them: for a check of those files. */
+export interface TimelineWork {
+  readonly store: TimelineStore | undefined;
+  /** WAL behind the layers that is known to be on disk; undefined if none is taken in. */
+  readonly wal: StoredWal | undefined;
+}
+
+export interface StoredWal {
+  /** End of the last record that is in the layers; the start of that record, where it could be found out. */
+  readonly from: Lsn;
+  readonly previousLsn: Lsn | undefined;
+  readonly to: Lsn;
+  /** Postgres' own timeline number, part of the names of segments. */
+  readonly timelineNumber: number;
 }
 
 /** The compute whose WAL a timeline follows, as it stands now. */
@@ -66,6 +83,8 @@ export interface ServedTimeline {
     lsn?: Lsn;
     readOnly: boolean;
   }): Promise<{ lsn: Lsn; previousLsn?: Lsn; stream: AsyncIterable<Uint8Array> }>;
+  /** Waits for layers that are being written. */
+  work(): Promise<TimelineWork>;
   /** Stops following the writer (the right to write stays stored), writes what must be written. Idempotent. */
   close(): Promise<void>;
 }

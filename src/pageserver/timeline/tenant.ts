@@ -15,6 +15,8 @@ import type { Lsn } from "../../base/lsn.ts";
 import type { Clock, Files, Random } from "../../base/seams.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
+import { type TenantCheckOptions, type TenantReport, checkTenant } from "../check/check-tenant.ts";
+import { surveyTenant } from "../check/survey.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
 import { SerialQueue } from "./serial-queue.ts";
@@ -223,6 +225,26 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
       await this.refs.rename(name, newName);
       return this.branch(newName);
     });
+  }
+
+  /** Reads and verifies everything that the tenant has on disk, while it is worked on. */
+  async check(options: Omit<TenantCheckOptions, "isAlive">): Promise<TenantReport> {
+    const { files } = this.dependencies;
+    const survey = await this.changes.run(() =>
+      surveyTenant(
+        {
+          directory: this.directory,
+          tenantFile: TENANT_FILE,
+          cluster: this.metadata.cluster,
+          refs: this.refs,
+          timelines: this.timelines,
+          readTenantFile: () => readTenantMetadata(files, this.directory, this.id),
+        },
+        files,
+      ),
+    );
+    const isAlive = (id: TimelineId): boolean => this.timelines.settled().has(id);
+    return checkTenant(survey, files, { ...options, isAlive });
   }
 
   /** Runs a change of a timeline's right to write; changes of one tenant never overlap. */

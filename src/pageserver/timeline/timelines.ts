@@ -100,6 +100,16 @@ export class Timelines<T extends ServedTimeline> {
     );
   }
 
+  /** All that are open or broken; without those that are being created. */
+  settled(): ReadonlyMap<TimelineId, TimelineEntry<T>> {
+    return new Map([...this.entries].filter(([id]) => !this.unsettled.has(id)));
+  }
+
+  /** Whether it is being created at this moment. */
+  isUnsettled(id: TimelineId): boolean {
+    return this.unsettled.has(id);
+  }
+
   /** Throws `not_found`, or what keeps the timeline from being opened. */
   get(id: TimelineId): T {
     const entry = this.entries.get(id);

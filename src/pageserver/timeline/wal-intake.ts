@@ -231,6 +231,11 @@ export class WalIntake implements WalSink {
     await this.startFlush();
   }
 
+  /** When no layer is being written and no WAL removed; what went wrong with it is told to others. */
+  async settled(): Promise<void> {
+    await this.flushing?.catch(() => undefined);
+  }
+
   /** Nothing is accepted afterwards. What is not in layer files yet stays in the WAL log. */
   async close(): Promise<void> {
     this.stopTimers();
