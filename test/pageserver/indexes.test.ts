@@ -3,7 +3,6 @@
  * sequential scan finds, and go on working there. In the end the compute's own directory is compared with a base backup.
  */
 import assert from "node:assert/strict";
-import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { type Lsn, formatLsn } from "../../src/base/lsn.ts";
 import { runIndexWorkload } from "../postgres/redo-index-workload.ts";
@@ -14,6 +13,7 @@ import { compareDirectories } from "./compare-directories.ts";
 import { QUERIED_INDEXES, checkIndexQueries } from "./index-queries.ts";
 
 const BRANCHES = 3;
+const POINT_INTERVAL_MS = 50;
 
 /** The branch's own work on the same indexes. */
 async function goOn(server: TestPostgres): Promise<void> {
@@ -39,15 +39,12 @@ test("branches of a database with indexes of all kinds", { timeout: 120_000 }, a
   const main = await lab.init();
   const compute = await lab.compute(main, { max_wal_size: "64MB", shared_buffers: "64MB" });
   const points: Lsn[] = [];
-  let isRunning = true;
-  const work = runIndexWorkload(compute, random).finally(() => {
-    isRunning = false;
-  });
-  while (isRunning) {
-    points.push(main.lastRecordLsn);
-    await Promise.race([work, sleep(50)]);
+  const watch = setInterval(() => points.push(main.lastRecordLsn), POINT_INTERVAL_MS);
+  try {
+    await runIndexWorkload(compute, random);
+  } finally {
+    clearInterval(watch);
   }
-  await work;
   await main.syncWithWriter(30_000);
   const end = main.lastRecordLsn;
   t.diagnostic(`WAL ${formatLsn(main.startLsn)} to ${formatLsn(end)}, ${points.length} points`);
