@@ -16,6 +16,7 @@ export default class Init extends BaseCommand {
   static override examples = [
     "<%= config.bin %> init",
     "<%= config.bin %> init shop && cd shop",
+    "<%= config.bin %> init --pg-version 16",
     "<%= config.bin %> init --pg-bin /usr/lib/postgresql/17/bin",
   ];
   static override args = {
@@ -23,7 +24,7 @@ export default class Init extends BaseCommand {
   };
   static override flags = {
     "pg-version": integer({
-      summary: "Major version of Postgres.",
+      summary: "Major version of Postgres, 14 to 18.",
       helpValue: "N",
       default: DEFAULT_PG_VERSION,
       min: 14,

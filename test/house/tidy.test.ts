@@ -141,7 +141,7 @@ test("versions of dependencies are exact", () => {
     Object.entries(packageSection(section)),
   );
   assert.deepEqual(
-    versions.filter(([, version]) => !/^\d+\.\d+\.\d+(?:-[\w.]+)?$/.test(version)),
+    versions.filter(([, version]) => !/^(?:npm:@[\w-]+\/[\w-]+@)?\d+\.\d+\.\d+(?:-[\w.]+)?$/.test(version)),
     [],
   );
 });

@@ -78,6 +78,11 @@ test("each version is found by its number, its pg_control and its WAL pages", ()
   }
 });
 
+test("`neon init` takes the versions that are supported", () => {
+  const limits = /\bmin: (\d+),\s+max: (\d+),/.exec(read("src/commands/init.ts"))?.slice(1).map(Number);
+  assert.deepEqual(limits, [SUPPORTED_VERSIONS[0]?.major, SUPPORTED_VERSIONS.at(-1)?.major]);
+});
+
 test("the binaries that an error advises to install are those that the tests use", () => {
   const packages = packageSection("optionalDependencies");
   for (const { major, embeddedRelease } of SUPPORTED_VERSIONS) {

@@ -1,9 +1,9 @@
-import type { RecordKinds } from "./record-kinds.ts";
-
 /**
  * What differs between the major versions of Postgres, as data. Nowhere else does code ask for a version number:
  * it reads a property from here. One file per major version fills this shape; `versions.ts` lists them.
  */
+import type { RecordKinds } from "./record-kinds.ts";
+
 export interface PgVersion {
   readonly major: number;
   /** `xlp_magic` of every WAL page. */
