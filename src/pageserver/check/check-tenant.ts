@@ -55,6 +55,7 @@ export async function checkTenant(
     const ancestor = timeline.metadata?.ancestor;
     checkBranchPoint(check, ancestor && checks.get(ancestor.timelineId));
     await check.run({ signal: options.signal, progress });
+    check.explainBroken();
     if (timeline.open && !options.isAlive(id)) continue;
     timelines.push(reportOf(timeline));
   }

@@ -3,7 +3,7 @@
  * directory. The timeline may be open and worked on, or be one that could not be opened.
  */
 import { join } from "node:path";
-import { systemCode } from "../../base/errors.ts";
+import { ErrorCode, systemCode } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { parseSegmentName } from "../../postgres/wal/layout.ts";
@@ -118,6 +118,15 @@ export class TimelineCheck {
       findings,
       files,
     );
+  }
+
+  /** If nothing that was found explains why the pageserver could not open it, its own words must do. */
+  explainBroken(): void {
+    const { brokenBecause, findings, directory, isLeftover } = this.timeline;
+    if (brokenBecause === undefined || isLeftover || findings.state === "corrupt") return;
+    const what = `the pageserver could not open it: ${brokenBecause.message}`;
+    if (brokenBecause.code === ErrorCode.Corrupt) findings.corrupt(what, directory);
+    else findings.notChecked(what, directory);
   }
 
   private explainUnread(work: TimelineWork | undefined, directory: string): void {

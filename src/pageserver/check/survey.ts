@@ -3,7 +3,7 @@
  * moment in which nobody changes them, and held against each other and against what the pageserver has in memory.
  */
 import { join } from "node:path";
-import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
+import type { NeonError } from "../../base/errors.ts";
 import { type TimelineId, isId } from "../../base/ids.ts";
 import type { Files } from "../../base/seams.ts";
 import { Findings } from "../../storage/findings.ts";
@@ -23,6 +23,8 @@ export interface SurveyedTimeline {
   readonly metadata: TimelineMetadata | undefined;
   /** The timeline, if it is open. */
   readonly open: ServedTimeline | undefined;
+  /** Why it is not open, if the pageserver has tried. */
+  readonly brokenBecause: NeonError | undefined;
   /** Nothing names it: the next start removes it. */
   readonly isLeftover: boolean;
   /** What is wrong with its metadata and with what names it. */
@@ -84,10 +86,11 @@ export async function surveyTenant<T extends ServedTimeline>(
       branches: refs.refs.filter((ref) => ref.timelineId === id).map((ref) => ref.name),
       metadata: metadata.get(id),
       open: entry?.kind === "open" ? entry.timeline : undefined,
+      brokenBecause: entry?.kind === "broken" ? entry.error : undefined,
       isLeftover: isAllKnown && !named.has(id) && !entries.has(id),
       findings: about,
     };
-    compareWithMemory(timeline, entry?.kind === "broken" ? entry.error : undefined, metadata);
+    compareWithMemory(timeline, metadata);
     return timeline;
   });
   timelines.sort((a, b) => (a.id < b.id ? -1 : 1));
@@ -192,11 +195,7 @@ function namedTimelines(
   return named;
 }
 
-function compareWithMemory(
-  timeline: SurveyedTimeline,
-  brokenBecause: NeonError | undefined,
-  all: ReadonlyMap<TimelineId, TimelineMetadata>,
-): void {
+function compareWithMemory(timeline: SurveyedTimeline, all: ReadonlyMap<TimelineId, TimelineMetadata>): void {
   const { open, metadata, findings, directory, id } = timeline;
   const path = join(directory, METADATA_FILE);
   const ancestor = metadata?.ancestor;
@@ -204,10 +203,6 @@ function compareWithMemory(
   if (open && metadata && !sameAncestor(open.ancestor, ancestor)) {
     findings.corrupt("it names another ancestor than the one that the pageserver works with", path);
   }
-  if (brokenBecause === undefined || findings.state === "corrupt") return;
-  const what = `the pageserver could not open it: ${messageOf(brokenBecause)}`;
-  if (brokenBecause.code === ErrorCode.Corrupt) findings.corrupt(what, directory);
-  else findings.notChecked(what, directory);
 }
 
 function sameAncestor(a: TimelineMetadata["ancestor"], b: TimelineMetadata["ancestor"]): boolean {
