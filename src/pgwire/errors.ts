@@ -6,6 +6,7 @@ import type { ServerMessage } from "./backend.ts";
 export const SqlState = {
   InvalidPassword: "28P01",
   InvalidAuthorization: "28000",
+  InvalidCatalogName: "3D000",
   UndefinedObject: "42704",
   DuplicateObject: "42710",
   SyntaxError: "42601",

@@ -31,20 +31,44 @@ export interface ComputeIdentity {
 /** Every connection speaks the replication commands; one for a database speaks SQL, too. */
 export type ConnectionMode = "physical" | "database";
 
-export function connectToCompute(
+/** What users set for a server, a database or a role is meant for their sessions, not for ours. */
+const SESSION_OPTIONS = [
+  "statement_timeout=0",
+  "lock_timeout=0",
+  "idle_in_transaction_session_timeout=0",
+  "default_transaction_read_only=off",
+  "role=none",
+]
+  .map((setting) => `-c ${setting}`)
+  .join(" ");
+
+export async function connectToCompute(
   source: ComputeSource,
   mode: ConnectionMode,
   signal?: AbortSignal,
 ): Promise<PgConnection> {
-  const replication =
-    mode === "physical" ? { replication: "true" } : { replication: "database", database: "postgres" };
-  return PgConnection.connect({
-    address: source,
-    credentials: source,
-    parameters: { ...replication, application_name: APPLICATION_NAME, client_encoding: "UTF8" },
-    timeoutMs: CONNECT_TIMEOUT_MS,
-    signal,
-  });
+  const connect = (replication: Record<string, string>): Promise<PgConnection> =>
+    PgConnection.connect({
+      address: source,
+      credentials: source,
+      parameters: {
+        ...replication,
+        application_name: APPLICATION_NAME,
+        client_encoding: "UTF8",
+        options: SESSION_OPTIONS,
+      },
+      timeoutMs: CONNECT_TIMEOUT_MS,
+      signal,
+    });
+  if (mode === "physical") return connect({ replication: "true" });
+  try {
+    return await connect({ replication: "database", database: "postgres" });
+  } catch (error) {
+    // It is an ordinary database, which may be dropped; this one is what every new database is made from.
+    const missing = error instanceof ServerError && error.sqlState === SqlState.InvalidCatalogName;
+    if (!missing) throw error;
+    return connect({ replication: "database", database: "template1" });
+  }
 }
 
 /** Checks that this is our compute; returns the end of its flushed WAL. Throws `conflict` if it is another. */
