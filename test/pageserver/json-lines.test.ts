@@ -24,7 +24,7 @@ test("the result is the last line, and the only one of work that is quick", asyn
 });
 
 test("while work goes on, the latest progress is told again and again", async () => {
-  let finish = (_: object): void => undefined;
+  let finish: (value: object) => void = () => undefined;
   const lines = linesOf(({ progress }) => {
     progress({ done: 1 });
     progress({ done: 2 });
