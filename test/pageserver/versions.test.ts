@@ -18,6 +18,8 @@ import { Lab } from "./branch-harness.ts";
 import { compareDirectories } from "./compare-directories.ts";
 
 const MAJORS = EMBEDDED_MAJORS.filter((major) => major !== 17);
+/** 18 has page checksums unless initdb is told otherwise. */
+const INITDB: Readonly<Record<number, readonly string[]>> = { 14: ["--data-checksums"] };
 const PREPARED = "begin; create table left_over as select 1 as i; prepare transaction 'left over'";
 
 /** Names of all directories outside of databases. */
@@ -66,7 +68,7 @@ async function workAndBranch(
 async function runMajor(t: TestContext, major: number): Promise<void> {
   const random = SeededRandom.forTest(t);
   await using lab = new Lab({ checkpointDistanceBytes: 1 << 20 });
-  const main = await lab.init([], major);
+  const main = await lab.init(INITDB[major], major);
   const version = main.cluster.pgVersion;
   assert.equal(version.major, major);
   const compute = await lab.compute(main, { wal_keep_size: "10GB" });

@@ -134,6 +134,7 @@ async function checkMajor(t: TestContext, major: number): Promise<void> {
   const replay = await checkAgainstServer(t, {
     binDir: embeddedBinDir(major),
     settings: { full_page_writes: false },
+    // Without page checksums: with them, and without full page writes, servers stamp hints that no replay stamps.
     initdb: version.initdbArguments,
     hintBitsLogged: false,
     transactionCount: 150,

@@ -1,6 +1,7 @@
 /**
- * A real Postgres 17 starts from synthesized start points: at every kind of place in a page and a segment, with the
- * true WAL position and with made-up later ones, generation after generation on the same data directory.
+ * Real servers start from synthesized start points: at every kind of place in a page and a segment, with the true WAL
+ * position and with made-up later ones, generation after generation on the same data directory. Major versions other
+ * than 17 at a few of the places.
  */
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -8,12 +9,12 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { formatLsn, type Lsn, lsnAlignUp, toLsn } from "../../src/base/lsn.ts";
 import { cleanShutdown, parseControlFile, renderControlFile } from "../../src/postgres/control-file.ts";
-import { POSTGRES_17 } from "../../src/postgres/versions/postgres-17.ts";
+import { versionByMajor } from "../../src/postgres/versions/versions.ts";
 import { findEndOfWal } from "../../src/postgres/wal/end-of-wal.ts";
 import { parseSegmentName, segmentName } from "../../src/postgres/wal/layout.ts";
 import { segmentContent, type StartPoint, synthesizeStart } from "../../src/postgres/wal/start-point.ts";
 import { WalStream, type WalStreamOptions } from "../../src/postgres/wal/stream.ts";
-import { TestPostgres } from "../support/postgres.ts";
+import { EMBEDDED_MAJORS, TestPostgres, embeddedBinDir } from "../support/postgres.ts";
 
 const MiB = 1024 * 1024;
 
@@ -26,7 +27,7 @@ function moveTo(server: TestPostgres, lsn: Lsn, previousLsn: Lsn): StartPoint {
     lsn,
     previousLsn,
     checkpoint: { ...control.checkpoint, timeSeconds: Math.floor(Date.now() / 1000) },
-    version: POSTGRES_17,
+    version: control.version,
     systemId: control.systemId,
     segmentSize: control.walSegmentSize,
     timelineNumber: 1,
@@ -98,6 +99,7 @@ const SEGMENT_PLACES = [0, 40, 48, 4096, 8192, -8, -24, -112, -120];
 
 interface Variant {
   readonly name: string;
+  readonly major: number;
   readonly segmentSize: number;
   readonly initdb: readonly string[];
   readonly pagePlaces: readonly number[];
@@ -107,6 +109,7 @@ interface Variant {
 const VARIANTS: readonly Variant[] = [
   {
     name: "segments of 1 MiB",
+    major: 17,
     segmentSize: MiB,
     initdb: ["--wal-segsize=1"],
     pagePlaces: PAGE_PLACES,
@@ -114,17 +117,27 @@ const VARIANTS: readonly Variant[] = [
   },
   {
     name: "segments of 16 MiB, page checksums",
+    major: 17,
     segmentSize: 16 * MiB,
     initdb: ["--data-checksums"],
     pagePlaces: [800],
     segmentPlaces: [0, -24],
   },
+  ...EMBEDDED_MAJORS.filter((major) => major !== 17).map((major) => ({
+    name: `major version ${major}`,
+    major,
+    segmentSize: MiB,
+    initdb: ["--wal-segsize=1"],
+    pagePlaces: [8192 - 24],
+    segmentPlaces: [0, -112],
+  })),
 ];
 
 for (const variant of VARIANTS) {
   test(`Postgres starts on synthesized start points: ${variant.name}`, async () => {
     const { segmentSize } = variant;
     await using server = await TestPostgres.create({
+      binDir: embeddedBinDir(variant.major),
       initdb: variant.initdb,
       settings: { wal_keep_size: "1GB" },
     });
@@ -136,7 +149,8 @@ for (const variant of VARIANTS) {
     // The true position: where the last record before the shutdown record ends.
     const control = parseControlFile(readFileSync(join(server.dataDir, "global/pg_control")));
     const { systemId, checkpointLsn } = control;
-    const identity = { version: POSTGRES_17, segmentSize, systemId };
+    assert.equal(control.version, versionByMajor(variant.major));
+    const identity = { version: control.version, segmentSize, systemId };
     const tail = readWal(server, readFrom, segmentSize);
     let last = { lsn: toLsn(0), endLsn: readFrom };
     const stream = new WalStream({ ...identity, startLsn: readFrom });
