@@ -18,6 +18,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  readdirSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -104,6 +105,11 @@ export function saveAutoConf(paths: ComputePaths): void {
     replaceFile(paths.savedAutoConf, text, undefined);
 }
 
+function hasTablespaces(pgdata: string): boolean {
+  const directory = join(pgdata, "pg_tblspc");
+  return existsSync(directory) && readdirSync(directory).length > 0;
+}
+
 /** Writes the configuration files and makes the socket directory. */
 export function writeConfiguration(
   paths: ComputePaths,
@@ -114,7 +120,10 @@ export function writeConfiguration(
   try {
     if (!existsSync(paths.userConf)) replaceFile(paths.userConf, USER_CONF_TEXT, owner);
     const conf = renderPostgresqlConf(settings, control.parameters, paths.userConf);
-    replaceFile(join(paths.pgdata, "postgresql.conf"), conf, owner);
+    // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
+    const inPlace = settings.mode === "read-only" && hasTablespaces(paths.pgdata);
+    const text = inPlace ? `${conf}allow_in_place_tablespaces = on\n` : conf;
+    replaceFile(join(paths.pgdata, "postgresql.conf"), text, owner);
     replaceFile(join(paths.pgdata, "pg_hba.conf"), renderPgHbaConf(), owner);
     if (!lstatSync(join(paths.pgdata, "pg_ident.conf"), { throwIfNoEntry: false })) {
       replaceFile(join(paths.pgdata, "pg_ident.conf"), "", owner);

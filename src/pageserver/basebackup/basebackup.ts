@@ -15,7 +15,7 @@ import {
   parseControlFile,
   renderControlFile,
 } from "../../postgres/control-file.ts";
-import { databaseDirectory } from "../../postgres/relation.ts";
+import { databaseDirectory, tablespaceVersionDirectory } from "../../postgres/relation.ts";
 import { type Slru, slruPath, twoPhasePath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { segmentContent, synthesizeStart } from "../../postgres/wal/start-point.ts";
@@ -74,6 +74,7 @@ export async function* baseBackup(source: BaseBackupSource): AsyncGenerator<Uint
   const state = CheckpointState.decode(await readValue(source, CHECKPOINT_STATE_KEY));
   for (const directory of [...DIRECTORIES, ...source.version.directories]) tar.directory(directory);
   tar.file("PG_VERSION", versionFile(source.version));
+  const hasTablespaces = await writeTablespaces(source, tar);
   await writeDatabases(source, tar);
   yield* tar.take();
   const relations = { ...source, dataChecksums: control.dataChecksums };
@@ -81,7 +82,11 @@ export async function* baseBackup(source: BaseBackupSource): AsyncGenerator<Uint
   await writeSlrus(source, tar);
   yield* tar.take();
   await writeTwoPhase(source, tar);
-  if (source.readOnly) tar.file("standby.signal", new Uint8Array(0));
+  if (source.readOnly) {
+    tar.file("standby.signal", new Uint8Array(0));
+    // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
+    if (hasTablespaces) tar.file("postgresql.auto.conf", new TextEncoder().encode(ALLOW_IN_PLACE));
+  }
   writeStart(source, tar, { template, control, state });
   tar.finish();
   yield* tar.take();
@@ -117,11 +122,28 @@ async function eachValue(
   }
 }
 
+const ALLOW_IN_PLACE = "allow_in_place_tablespaces = on\n";
+
+/**
+ * Tablespaces are directories in the data directory and not links to where they once were: each compute has its own.
+ * Returns whether there are any.
+ */
+async function writeTablespaces(source: BaseBackupSource, tar: TarWriter): Promise<boolean> {
+  let found = false;
+  await eachValue(source, Kind.Tablespace, (key) => {
+    found = true;
+    const directory = `pg_tblspc/${key.spcOid}`;
+    tar.directory(directory);
+    tar.directory(`${directory}/${tablespaceVersionDirectory(source.version)}`);
+  });
+  return found;
+}
+
 async function writeDatabases(source: BaseBackupSource, tar: TarWriter): Promise<void> {
   await eachValue(source, Kind.Database, (key, value) => {
     const directory = databaseDirectory(key.spcOid, key.dbOid, source.version);
     tar.directory(directory);
-    tar.file(`${directory}/PG_VERSION`, value);
+    if (value.length > 0) tar.file(`${directory}/PG_VERSION`, value);
   });
   await eachValue(source, Kind.RelationMap, (key, value) => {
     // The record of the shared map names no tablespace that matters: database 0 is what makes it shared.

@@ -6,7 +6,7 @@
  */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
-import { Fork } from "../../postgres/constants.ts";
+import { DEFAULT_TABLESPACE_OID, Fork } from "../../postgres/constants.ts";
 import { mainData } from "../../postgres/redo/payload.ts";
 import { unknownRecord } from "../../postgres/redo/record-errors.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
@@ -32,7 +32,8 @@ export function ingestDatabase(ingest: Ingest, record: WalRecord): Promise<void>
     }
     case operations.createWalLog: {
       const at = mainData(record, 8);
-      putDirectory(ingest, { dbOid: view.getUint32(at, true), spcOid: view.getUint32(at + 4, true) }, endLsn);
+      const place = { dbOid: view.getUint32(at, true), spcOid: view.getUint32(at + 4, true) };
+      putDirectory(ingest, place, endLsn, new TextEncoder().encode(`${ingest.version.major}\n`));
       return undefined;
     }
     case operations.drop: {
@@ -50,14 +51,15 @@ export function ingestDatabase(ingest: Ingest, record: WalRecord): Promise<void>
   }
 }
 
-function putDirectory(ingest: Ingest, place: DatabasePlace, lsn: Lsn): void {
-  const versionFile = new TextEncoder().encode(`${ingest.version.major}\n`);
+/** `versionFile` is the content of PG_VERSION, empty where the directory has none. */
+export function putDirectory(ingest: Ingest, place: DatabasePlace, lsn: Lsn, versionFile: Uint8Array): void {
   const handle = ingest.store.intern(Kind.Database, place.spcOid, place.dbOid, 0, 0);
   ingest.putImage(handle, 0, lsn, versionFile);
   ingest.state.databases.set(`${place.spcOid}/${place.dbOid}`, place);
 }
 
-function dropDatabase(ingest: Ingest, place: DatabasePlace, lsn: Lsn): void {
+/** Removes what a database has in one tablespace. */
+export function dropDatabase(ingest: Ingest, place: DatabasePlace, lsn: Lsn): void {
   for (const relation of ingest.state.relations.ofDatabase(place.spcOid, place.dbOid)) {
     ingest.dropRelation(relation, lsn);
   }
@@ -77,7 +79,9 @@ async function copyDatabase(
   startLsn: Lsn,
   endLsn: Lsn,
 ): Promise<void> {
-  if (!ingest.state.databases.has(`${source.spcOid}/${source.dbOid}`)) {
+  // A temporary table may have been the only one that the database had in a tablespace: its directory is not logged.
+  const exists = ingest.state.databases.has(`${source.spcOid}/${source.dbOid}`);
+  if (!exists && source.spcOid === DEFAULT_TABLESPACE_OID) {
     throw new NeonError(
       ErrorCode.Corrupt,
       `WAL record at ${formatLsn(startLsn)} copies database ${source.dbOid} of tablespace ${source.spcOid}, which does not exist`,
@@ -91,16 +95,19 @@ async function copyDatabase(
   const range = databaseRange(Kind.RelationBlock, target.spcOid, target.dbOid);
   await ingest.store.addImageLayer(range, asOf, copiedPages(ingest, source, target, asOf));
   const mapKey = key(Kind.RelationMap, source);
-  const map = ingest.reconstructor.value(mapKey, (await ingest.store.get(mapKey, asOf)).values);
+  const map = ingest.reconstructor.value(mapKey, (await ingest.store.get(mapKey, asOf)).values)?.slice();
+  const placeKey = key(Kind.Database, source);
+  const stored = ingest.reconstructor.value(placeKey, (await ingest.store.get(placeKey, asOf)).values);
+  const versionFile = stored?.slice() ?? new Uint8Array(0);
   // Only now is anything put, so that no layer ends in the middle of the record.
   dropDatabase(ingest, target, endLsn);
+  putDirectory(ingest, target, endLsn, versionFile);
   for (const relation of ingest.state.relations.ofDatabase(source.spcOid, source.dbOid)) {
     const copy = ingest.state.relations.entry(target.spcOid, target.dbOid, relation.relNumber);
     for (const fork of [Fork.Main, Fork.VisibilityMap, Fork.Init]) {
       if (relation.size(fork) !== NO_FORK) ingest.setSize(copy, fork, relation.size(fork), endLsn);
     }
   }
-  putDirectory(ingest, target, endLsn);
   if (map !== undefined) {
     ingest.putImage(ingest.store.intern(Kind.RelationMap, target.spcOid, target.dbOid, 0, 0), 0, endLsn, map);
     ingest.state.relationMaps.set(`${target.spcOid}/${target.dbOid}`, target);

@@ -16,6 +16,7 @@ import { mainData } from "../../postgres/redo/payload.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import { ingestDatabase } from "./ingest-database.ts";
+import { ingestTablespace } from "./ingest-tablespace.ts";
 import { ingestClog, ingestMultixact, ingestXact } from "./ingest-transactions.ts";
 import type { Ingest } from "./ingest.ts";
 import { Kind } from "./keyspace.ts";
@@ -28,6 +29,7 @@ const UNDERSTOOD: ReadonlySet<number> = new Set([
   Rmgr.Smgr,
   Rmgr.Clog,
   Rmgr.Dbase,
+  Rmgr.Tblspc,
   Rmgr.Multixact,
   Rmgr.Relmap,
   Rmgr.Standby,
@@ -97,6 +99,9 @@ export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | u
       break;
     case Rmgr.Dbase:
       return ingestDatabase(ingest, record);
+    case Rmgr.Tblspc:
+      ingestTablespace(ingest, record);
+      break;
     default:
       break;
   }

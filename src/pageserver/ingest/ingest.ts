@@ -17,6 +17,7 @@ import type { Reconstructor } from "../read/reconstruct.ts";
 import type { CheckpointState } from "./checkpoint-state.ts";
 import { redoCheckpointState } from "./checkpoint-redo.ts";
 import { checkSupported, ingestRmgr } from "./ingest-rmgr.ts";
+import { ensureDirectory } from "./ingest-tablespace.ts";
 import { Kind, recordWindowKey, slruPageKey, windowOfLsn } from "./keyspace.ts";
 import type { OpenRecordWindow } from "./record-index.ts";
 import { NO_FORK, type RelationEntry, type RelationTable } from "./relation-table.ts";
@@ -176,6 +177,7 @@ export class Ingest {
 
   /** Records a fork's new size; `NO_FORK` removes the fork. */
   setSize(relation: RelationEntry, fork: number, blocks: number, lsn: Lsn): void {
+    if (blocks !== NO_FORK) ensureDirectory(this, relation.spcOid, relation.dbOid, lsn);
     relation.sizes[fork as 0 | 1 | 2 | 3] = blocks;
     const handle = relation.sizeHandle(this.store, fork);
     if (blocks === NO_FORK) this.store.put(handle, 0, lsn, ValueFlag.Tombstone, NO_BLOB);

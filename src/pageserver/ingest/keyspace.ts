@@ -4,8 +4,9 @@
  *   kind  spcOid        dbOid  relNumber    fork  block          value
  *   0x00  tablespace    db     relation     fork  block number   page of a relation
  *   0x01  tablespace    db     relation     fork  0              size of that fork: blocks, u32 little-endian
- *   0x02  tablespace    db     0            0     0              a database's directory: its PG_VERSION file
+ *   0x02  tablespace    db     0            0     0              a database's directory: its PG_VERSION file, or empty
  *   0x03  tablespace    db     0            0     0              relation map file (db 0: global/)
+ *   0x04  tablespace    0      0            0     0              tablespace that was created: its location, UTF-8
  *   0x10  SLRU kind     0      0            0     page number    page of an SLRU
  *   0x12  0             0      epoch        0     xid            prepared transaction: the payload of its file
  *   0x20  0             0      0            0     0              pg_control as imported
@@ -23,6 +24,7 @@ export const Kind = {
   RelationSize: 0x01,
   Database: 0x02,
   RelationMap: 0x03,
+  Tablespace: 0x04,
   SlruPage: 0x10,
   TwoPhase: 0x12,
   ControlFile: 0x20,
