@@ -1,10 +1,11 @@
-/** What the end-to-end tests share: refusals that must change nothing, processes that are found and ended by their id. */
+/** What the end-to-end tests share: a repository to work in, processes that are found and ended by their id. */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync, readdirSync, readlinkSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
+import { type AddressInfo, type Server, createServer } from "node:net";
 import { constants } from "node:os";
-import { join, relative, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { Cli, type Json, type Run, sleep } from "./cli.ts";
 
 export const ROOT = resolve(import.meta.dirname, "../..");
@@ -106,7 +107,6 @@ export class Lab extends Cli {
     const left = processesBelow(this.directory);
     for (const pid of left) send(pid, "SIGKILL");
     await until("the processes to go", () => processesBelow(this.directory).length === 0);
-    const { rmSync } = await import("node:fs");
     rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 }
@@ -177,93 +177,10 @@ export async function isPending(promise: Promise<unknown>, ms = 400): Promise<bo
   return (await Promise.race([promise.catch(() => undefined), sleep(ms).then(() => mark)])) === mark;
 }
 
-/** Comes and goes, or grows, without any command. */
-const VOLATILE =
-  /(^|\/)(locks|pgdata|pgdata\.new|pgdata\.old|socket|wal)(\/|$)|\.log(\.1)?$|\.(delta|image|durable|tmp)$|\/index\.json$|\.durable|pageserver\.pid/;
-
-/** What a repository consists of: its files, and of the small ones the contents. */
-export function snapshot(directory: string): Map<string, string> {
-  const found = new Map<string, string>();
-  const walk = (path: string): void => {
-    for (const entry of readdirSync(path, { withFileTypes: true })) {
-      const full = join(path, entry.name);
-      const name = relative(directory, full);
-      if (VOLATILE.test(name)) continue;
-      if (entry.isDirectory()) {
-        found.set(`${name}/`, "");
-        walk(full);
-      } else found.set(name, entry.isFile() ? contentsOf(full) : "special");
-    }
-  };
-  walk(directory);
-  return found;
-}
-
-/** Without the epochs of writers that never wrote, which an attempt may leave, and the checksum over them. */
-function contentsOf(path: string): string {
-  const text = readFileSync(path, "latin1");
-  if (!path.endsWith("/metadata.json")) return text;
-  return text.replace(/^.*\n/, "").replace(/"history": \[[^\]]*\]/, "");
-}
-
-export interface Refusal {
-  readonly exit: number;
-  readonly code: string;
-  readonly message: RegExp;
-  /** The next step. */
-  readonly hint: RegExp;
-  /** Text and JSON at the same time, where each takes long. */
-  readonly together?: boolean;
-}
-
-/**
- * A command that must be refused: in text and in JSON with the same message, hint and exit code, nothing on stdout but
- * the JSON, and the repository (and all that runs in it) as before.
- */
-export async function refused(
-  cli: Cli,
-  args: readonly string[],
-  refusal: Refusal,
-  options: RunOptions = {},
-): Promise<void> {
-  const what = `neon ${args.join(" ")}`;
-  const before = snapshot(cli.directory);
-  // Backends and workers come and go by themselves; servers do not.
-  const running = processesBelow(cli.directory).filter(isServer);
-  // Options of a program that is passed through stand behind `--`.
-  const end = args.indexOf("--");
-  const jsonArgs = args.toSpliced(end < 0 ? args.length : end, 0, "--json");
-  const early = refusal.together ? neon(cli, jsonArgs, options) : undefined;
-  const text = await neon(cli, args, options);
-  assert.equal(text.stdout, "", what);
-  const match = /^error: ([^]*?)\nhint: ([^\n]*)\n$/.exec(withoutProgress(text.stderr));
-  assert(match, `${what} says error and hint: ${text.stderr}`);
-  const [, message = "", hint = ""] = match;
-  assert.match(message, refusal.message, what);
-  assert.match(hint, refusal.hint, what);
-  assert.equal(text.code, refusal.exit, `${what}: ${text.stderr}`);
-  const inJson = await (early ?? neon(cli, jsonArgs, options));
-  assert.equal(inJson.code, refusal.exit, `${what} --json: ${inJson.stdout}${inJson.stderr}`);
-  const answer = JSON.parse(inJson.stdout) as { ok: boolean; error: Json };
-  assert.equal(answer.ok, false, what);
-  assert.equal(answer.error["code"], refusal.code, what);
-  assert.match(String(answer.error["message"]), refusal.message, what);
-  assert.match(String(answer.error["hint"]), refusal.hint, what);
-  assert.deepEqual(snapshot(cli.directory), before, `${what} changes nothing`);
-  for (const pid of running) assert(isAlive(pid), `${what} leaves process ${pid} alone`);
-}
-
-/** A pageserver or a postmaster. */
-function isServer(pid: number): boolean {
-  try {
-    return /pageserver\.js|postgres\0-D/.test(readFileSync(`/proc/${pid}/cmdline`, "latin1"));
-  } catch {
-    return false;
-  }
-}
-
-/** Lines about steps that take longer than a moment may stand before the error. */
-function withoutProgress(stderr: string): string {
-  const at = stderr.indexOf("error: ");
-  return at < 0 ? stderr : stderr.slice(at);
+/** A server of somebody else on a free port. */
+export async function listenSomewhere(port = 0): Promise<{ server: Server; port: number }> {
+  const server = createServer((socket) => socket.destroy());
+  server.listen(port, "127.0.0.1");
+  await once(server, "listening");
+  return { server, port: (server.address() as AddressInfo).port };
 }
