@@ -146,16 +146,17 @@ export class PageserverProcess {
     return processStartTime(pid) === startTime ? pid : undefined;
   }
 
-  /** Address and token are the repository's; whatever else is in pageserver.toml stays. */
+  /** Address, token and verify_redo are the repository's; whatever else is in pageserver.toml stays. */
   private async writeServerConfig(): Promise<void> {
     const path = join(this.repository.pageserverDirectory, "pageserver.toml");
-    const { listen, authToken } = this.repository.config.pageserver;
+    const { listen, authToken, verifyRedo } = this.repository.config.pageserver;
     const before = readTextOr(
       path,
-      "# Settings of the pageserver. `neon start` writes listen and auth_token.\n",
+      "# Settings of the pageserver. `neon start` writes listen, auth_token and verify_redo.\n",
     );
     let text = setTomlValue(before, ["listen"], listen);
     text = setTomlValue(text, ["auth_token"], authToken);
+    text = setTomlValue(text, ["verify_redo"], verifyRedo);
     if (text !== before) await writeFileAtomically(path, text, 0o600);
   }
 

@@ -31,6 +31,8 @@ export interface PageserverOptions {
   readonly checkpointTimeoutMs: number;
   /** Memory for pages and blocks that were read. */
   readonly cacheBytes: number;
+  /** Compare redo with the pages that computes put into their WAL, and stop a timeline at the first difference. */
+  readonly verifyRedo: boolean;
   readonly logLevel: LogLevel;
 }
 
@@ -102,6 +104,7 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     checkpointTimeoutMs:
       settings.read("checkpoint_timeout", durationBetween(1000, 7 * 86_400_000)) ?? 600_000,
     cacheBytes: settings.read("cache_size", sizeBetween(MIB, 1024 * 1024 * MIB)) ?? 64 * MIB,
+    verifyRedo: settings.read("verify_redo", parseBoolean) ?? false,
     logLevel: settings.read("log_level", parseLogLevel) ?? "info",
   };
   settings.end();
@@ -177,6 +180,10 @@ function parseToken(value: unknown): string | Wanted {
   if (typeof value === "string" && value.length >= TOKEN_LENGTH_MIN && /^[\u0021-\u007e]+$/.test(value))
     return value;
   return new Wanted(`at least ${TOKEN_LENGTH_MIN} printable characters without blanks`);
+}
+
+function parseBoolean(value: unknown): boolean | Wanted {
+  return typeof value === "boolean" ? value : new Wanted("true or false");
 }
 
 function parseLogLevel(value: unknown): LogLevel | Wanted {

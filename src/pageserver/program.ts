@@ -5,6 +5,7 @@ import { RealFiles } from "../storage/real-files.ts";
 import { StoreCache } from "../storage/store-cache.ts";
 import { runPageserver } from "./main.ts";
 import type { PageserverOptions } from "./options.ts";
+import { PageCache } from "./read/page-cache.ts";
 import { type PageserverDependencies, systemClock, systemRandom } from "./server.ts";
 import { timelineFactory } from "./timeline/timeline-factory.ts";
 import type { Timeline } from "./timeline/timeline.ts";
@@ -21,11 +22,16 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     process.exit(1);
   };
   const files = new RealFiles({ onFatal });
-  const cache = new StoreCache({ capacityBytes: options.cacheBytes }, { files });
+  // One half for what is on disk, the other for what was made of it.
+  const capacityBytes = options.cacheBytes / 2;
+  const cache = new StoreCache({ capacityBytes }, { files });
+  const pages = new PageCache({ capacityBytes });
   const shared = { files, clock: systemClock, random: systemRandom, log };
   const timelines = timelineFactory({
     ...shared,
     cache,
+    pages,
+    verifyRedo: options.verifyRedo,
     onFatal,
     checkpointDistanceBytes: options.checkpointDistanceBytes,
     checkpointTimeoutMs: options.checkpointTimeoutMs,

@@ -5,12 +5,12 @@
 import { isAbsolute } from "node:path";
 import { isId } from "../base/ids.ts";
 
-export type ConfigValue = string | number;
+export type ConfigValue = string | number | boolean;
 
 export interface ConfigKey {
   /** Path with dots; `<name>` stands for any name of a compute or an origin. */
   readonly path: string;
-  readonly type: "text" | "integer";
+  readonly type: "text" | "integer" | "boolean";
   /** What holds when the file does not say; undefined if it must or nothing does. */
   readonly defaultValue?: ConfigValue;
   /** Environment variable that takes precedence over the file. */
@@ -88,6 +88,15 @@ export const CONFIG_KEYS: readonly ConfigKey[] = [
         : "at least 16 printable characters are wanted",
   },
   {
+    path: "pageserver.verify_redo",
+    type: "boolean",
+    defaultValue: false,
+    description:
+      "true: compare redo with the pages that computes with wal_consistency_checking put into their WAL, and stop " +
+      "the branch at the first difference.",
+    problem: () => undefined,
+  },
+  {
     path: "origins.<name>",
     type: "text",
     secret: true,
@@ -137,6 +146,10 @@ function matchPath(pattern: string, path: string): string[] | undefined {
 export function configValueProblem(key: ConfigKey, value: unknown): string | undefined {
   if (key.type === "integer") {
     if (typeof value !== "number" || !Number.isInteger(value)) return "a whole number is wanted";
+    return key.problem(value);
+  }
+  if (key.type === "boolean") {
+    if (typeof value !== "boolean") return "true or false is wanted, without quotes";
     return key.problem(value);
   }
   if (typeof value !== "string") return "text in quotes is wanted";

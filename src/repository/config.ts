@@ -20,6 +20,7 @@ export interface NeonConfig {
     /** `host:port`. */
     readonly listen: string;
     readonly authToken: string;
+    readonly verifyRedo?: boolean;
   };
   /** Name → `postgresql://…`. */
   readonly origins: Readonly<Record<string, string>>;
@@ -67,6 +68,7 @@ export function configFromSettings(settings: ConfigSettings): NeonConfig {
   }
   const pgBin = settings.get("pg_bin");
   const runAs = settings.get("run_as");
+  const verifyRedo = settings.get("pageserver.verify_redo");
   return {
     defaultTenantId: parseTenantId(String(settings.get("default_tenant_id"))),
     pgVersion: Number(settings.get("pg_version")),
@@ -75,6 +77,7 @@ export function configFromSettings(settings: ConfigSettings): NeonConfig {
     pageserver: {
       listen: String(settings.get("pageserver.listen")),
       authToken: String(settings.get("pageserver.auth_token")),
+      ...(typeof verifyRedo === "boolean" ? { verifyRedo } : {}),
     },
     origins,
     computes,
@@ -148,7 +151,9 @@ function collect(
   if (!found) throw invalid(file, path, "no such setting is known");
   const problem = configValueProblem(found.key, value);
   if (problem) throw invalid(file, path, problem);
-  if (typeof value === "string" || typeof value === "number") into.set(path, value);
+  if (typeof value === "string" || typeof value === "number" || typeof value === "boolean") {
+    into.set(path, value);
+  }
 }
 
 function invalid(file: string, path: string, problem: string): NeonError {

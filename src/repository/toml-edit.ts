@@ -4,16 +4,16 @@
  * parses the result and so notices what this does not know.
  */
 
-/** A string or number as TOML. A JSON string is a valid basic string of TOML. */
-export function formatTomlValue(value: string | number): string {
-  return typeof value === "number" ? String(value) : JSON.stringify(value);
+/** A string, number or boolean as TOML. A JSON string is a valid basic string of TOML. */
+export function formatTomlValue(value: string | number | boolean): string {
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
 /** Sets (or, with undefined, removes) the value at a path of keys, adding the table where it is missing. */
 export function setTomlValue(
   text: string,
   path: readonly string[],
-  value: string | number | undefined,
+  value: string | number | boolean | undefined,
 ): string {
   const table = path.slice(0, -1).map(formatKey).join(".");
   const key = formatKey(path[path.length - 1] ?? "");
@@ -66,7 +66,7 @@ function lastContent(lines: readonly string[], start: number, end: number): numb
   return start - 1;
 }
 
-function appendTable(text: string, table: string, key: string, value: string | number): string {
+function appendTable(text: string, table: string, key: string, value: string | number | boolean): string {
   const before = text === "" || text.endsWith("\n") ? text : `${text}\n`;
   return `${before}${before === "" ? "" : "\n"}[${table}]\n${key} = ${formatTomlValue(value)}\n`;
 }

@@ -11,9 +11,9 @@ interface Entry<T> {
 /** Counted in addition to the value, for the map and the entry. */
 const ENTRY_COST = 128;
 
-export class BlockCache<T> {
+export class BlockCache<T, K extends number | string = number> {
   private readonly capacityBytes: number;
-  private readonly entries = new Map<number, Entry<T>>();
+  private readonly entries = new Map<K, Entry<T>>();
   private usedBytes = 0;
 
   constructor(capacityBytes: number) {
@@ -24,7 +24,7 @@ export class BlockCache<T> {
     return this.usedBytes;
   }
 
-  get(id: number): T | undefined {
+  get(id: K): T | undefined {
     const entry = this.entries.get(id);
     if (entry === undefined) return undefined;
     entry.used = true;
@@ -32,7 +32,7 @@ export class BlockCache<T> {
   }
 
   /** What is larger than the whole cache is not kept. */
-  add(id: number, value: T, valueBytes: number): void {
+  add(id: K, value: T, valueBytes: number): void {
     const sizeBytes = valueBytes + ENTRY_COST;
     if (sizeBytes > this.capacityBytes) return;
     this.remove(id);
@@ -41,7 +41,7 @@ export class BlockCache<T> {
     if (this.usedBytes > this.capacityBytes) this.evict();
   }
 
-  remove(id: number): void {
+  remove(id: K): void {
     const entry = this.entries.get(id);
     if (entry === undefined) return;
     this.entries.delete(id);

@@ -10,6 +10,7 @@ import { newTimelineId } from "../../src/base/ids.ts";
 import type { Lsn } from "../../src/base/lsn.ts";
 import type { Random } from "../../src/base/seams.ts";
 import { extractDataDirectory, packDataDirectory } from "../../src/compute/data-directory.ts";
+import { PageCache } from "../../src/pageserver/read/page-cache.ts";
 import { timelineFactory } from "../../src/pageserver/timeline/timeline-factory.ts";
 import type { Timeline, TimelineDependencies } from "../../src/pageserver/timeline/timeline.ts";
 import type { TimelineFactory } from "../../src/pageserver/timeline/served-timeline.ts";
@@ -51,6 +52,8 @@ export class Lab implements AsyncDisposable {
       clock: { now: () => Date.now() },
       random,
       cache: this.cache,
+      pages: new PageCache({ capacityBytes: 32 << 20 }),
+      verifyRedo: false,
       log: { info: quiet, warn: quiet, error: quiet },
       onFatal: (error) => {
         throw error;

@@ -32,6 +32,7 @@ export class FakeTimeline implements ServedTimeline {
   readonly error = undefined;
   readonly lagBytes = undefined;
   readonly physicalBytes = 0;
+  readonly verifiedPages = undefined;
   lastRecordLsn: Lsn;
   closed = false;
   /** Calls of methods that change or wait, for tests to look at. */

@@ -60,6 +60,7 @@ export class Harness implements AsyncDisposable {
       checkpointDistanceBytes: 1,
       checkpointTimeoutMs: 1,
       cacheBytes: 1,
+      verifyRedo: false,
       logLevel: "warn",
     };
     try {

@@ -13,6 +13,7 @@ void test("defaults", () => {
     checkpointDistanceBytes: 64 * 1024 * 1024,
     checkpointTimeoutMs: 600_000,
     cacheBytes: 64 * 1024 * 1024,
+    verifyRedo: false,
     logLevel: "info",
   });
 });
@@ -24,6 +25,7 @@ void test("every setting, in every unit", () => {
      checkpoint_distance = "256 MB"
      checkpoint_timeout = "5min"
      cache_size = 1048576
+     verify_redo = true
      log_level = "debug"`,
     WHERE,
   );
@@ -34,6 +36,7 @@ void test("every setting, in every unit", () => {
     checkpointDistanceBytes: 256 * 1024 * 1024,
     checkpointTimeoutMs: 300_000,
     cacheBytes: 1_048_576,
+    verifyRedo: true,
     logLevel: "debug",
   });
   for (const [text, bytes] of [

@@ -77,9 +77,24 @@ test("mistakes are refused with file, key and reason", () => {
     [base.replace("pg_version = 17", "pg_version = 9"), /pg_version: Postgres 14 to 18/],
     [base.replace("pg_version = 17", "pg_version = 17\npg_bin = 'x'"), /absolute path/],
     [base.replace("127.0.0.1:9898", "localhost"), /HOST:PORT/],
+    [`${base}verify_redo = "true"`, /pageserver\.verify_redo: true or false is wanted, without quotes/],
     [`${base}\n[a.b.c.d.e]\nf = 1`, /no such setting/],
   ];
   for (const [text, pattern] of cases) assert.throws(() => parseSettings(text, "f"), usage(pattern), text);
+});
+
+test("settings that are true or false", () => {
+  const text = renderConfig(CONFIG);
+  const verifyRedoOf = (changed: string) =>
+    configFromSettings(parseSettings(changed, "f")).pageserver.verifyRedo;
+  assert.equal(verifyRedoOf(text), undefined);
+  for (const value of [true, false]) {
+    const changed = changeSetting(text, "pageserver.verify_redo", value, "f");
+    assert.match(changed, new RegExp(`^verify_redo = ${value}$`, "m"));
+    assert.equal(verifyRedoOf(changed), value);
+    assert.equal(changeSetting(changed, "pageserver.verify_redo", undefined, "f"), text);
+  }
+  assert.throws(() => changeSetting(text, "pageserver.verify_redo", 1, "f"), usage(/true or false/));
 });
 
 test("changing a setting checks it and leaves the rest alone", () => {

@@ -1,6 +1,7 @@
 import { string as stringArg } from "@oclif/core/args";
 import { boolean } from "@oclif/core/flags";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
+import type { ConfigKey, ConfigValue } from "../../repository/config-keys.ts";
 import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
 
 export default class ConfigSet extends BaseCommand {
@@ -52,8 +53,12 @@ export default class ConfigSet extends BaseCommand {
   }
 }
 
-function parseValue(key: string, type: "text" | "integer", text: string): string | number {
+function parseValue(key: string, type: ConfigKey["type"], text: string): ConfigValue {
   if (type === "text") return text;
+  if (type === "boolean") {
+    if (text === "true" || text === "false") return text === "true";
+    throw new NeonError(ErrorCode.Usage, `${key} is true or false, not "${text}"`);
+  }
   if (/^-?\d{1,15}$/.test(text)) return Number(text);
   throw new NeonError(ErrorCode.Usage, `${key} is a whole number, not "${text}"`, {
     hint: `Write it with digits: \`neon config set ${key} 5432\`.`,

@@ -8,6 +8,7 @@ import { Fork, Rmgr } from "../../postgres/constants.ts";
 import { PageBuffer } from "../../postgres/page/layout.ts";
 import { redoBlock } from "../../postgres/redo/apply.ts";
 import { redoClogPage } from "../../postgres/redo/clog.ts";
+import { redoCommitTsPage } from "../../postgres/redo/commit-ts.ts";
 import { RedoContext } from "../../postgres/redo/context.ts";
 import { mainData } from "../../postgres/redo/payload.ts";
 import { redoMultixactMembersPage, redoMultixactOffsetsPage } from "../../postgres/redo/multixact.ts";
@@ -165,6 +166,9 @@ export class Reconstructor {
         return;
       case Slru.MultixactMembers:
         redoMultixactMembersPage(page.bytes, key.block, record, this.version);
+        return;
+      case Slru.CommitTs:
+        redoCommitTsPage(page.bytes, key.block, record, this.version);
         return;
       default:
         throw corrupt(`SLRU ${key.spcOid} holds a WAL record`, { slru: key.spcOid });

@@ -44,6 +44,7 @@ export function renderBranch(tenant: Tenant<ServedTimeline>, branch: Branch): ob
     writer: renderWriter(timeline.writer),
     created_at: new Date(timeline.createdAt).toISOString(),
     physical_bytes: timeline.physicalBytes,
+    verified_pages: timeline.verifiedPages ?? null,
   };
 }
 
@@ -74,6 +75,7 @@ function renderBroken(
     writer: null,
     created_at: metadata ? new Date(metadata.createdAt).toISOString() : null,
     physical_bytes: null,
+    verified_pages: null,
   };
 }
 

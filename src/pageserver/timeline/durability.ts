@@ -60,7 +60,7 @@ export class Durability {
   /** Resolves when everything up to `lsn` is on disk; rejects when that cannot come any more. */
   waitFor(lsn: Lsn, timeoutMs: number): Promise<void> {
     if (this.durable >= lsn) return Promise.resolve();
-    if (this.failure) return Promise.reject(this.failure);
+    if (this.failure && !this.isComing(lsn)) return Promise.reject(this.failure);
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.waiters.delete(waiter);
@@ -81,7 +81,7 @@ export class Durability {
     });
   }
 
-  /** Nothing more will become durable: whoever waits is told why. */
+  /** Nothing more is added: whoever waits for what is not being synced already is told why. */
   fail(error: Error): void {
     this.failure = error;
     this.settle();
@@ -103,7 +103,9 @@ export class Durability {
       },
       (error: unknown) => {
         this.syncing = false;
+        this.taken.length = 0;
         if (this.failure === undefined) this.onError(error);
+        else this.settle();
       },
     );
   }
@@ -119,10 +121,14 @@ export class Durability {
     if (covered > 0) this.settle();
   }
 
+  private isComing(lsn: Lsn): boolean {
+    return this.syncing && this.taken.some((taken) => taken.recordEnd >= lsn);
+  }
+
   private settle(): void {
     for (const waiter of this.waiters) {
       if (this.durable >= waiter.lsn) waiter.resolve();
-      else if (this.failure) waiter.reject(this.failure);
+      else if (this.failure && !this.isComing(waiter.lsn)) waiter.reject(this.failure);
       else continue;
       this.waiters.delete(waiter);
     }

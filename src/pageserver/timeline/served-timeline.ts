@@ -61,6 +61,8 @@ export interface ServedTimeline {
   readonly writer: WriterStatus | undefined;
   /** How far the compute's flushed WAL is ahead of us, in bytes, as far as we know. */
   readonly lagBytes: number | undefined;
+  /** Pages compared with those of the compute since the start; undefined if that is not asked for, or no WAL came. */
+  readonly verifiedPages: number | undefined;
   /** Size of its own files, ancestors' not included. */
   readonly physicalBytes: number;
 

@@ -17,7 +17,11 @@ import type { TimelineStore } from "../../storage/store.ts";
 import { baseBackup } from "../basebackup/basebackup.ts";
 import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
 import { decodeRecordWindow } from "../ingest/record-index.ts";
+import { RedoVerifier } from "../ingest/verify-redo.ts";
 import { makeReconstructor } from "../read/make-reconstructor.ts";
+import type { PageCache } from "../read/page-cache.ts";
+import { PageReader } from "../read/page-reader.ts";
+import type { Reconstructor } from "../read/reconstruct.ts";
 import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
 import { findCommitAtOrBefore, hasCommitAfter } from "./commit-times.ts";
 import {
@@ -41,6 +45,9 @@ export interface TimelineDependencies {
   readonly clock: Clock;
   readonly random: Random;
   readonly cache: StoreCache;
+  readonly pages: PageCache;
+  /** Compare redo with the images that computes put into their WAL under `wal_consistency_checking`. */
+  readonly verifyRedo: boolean;
   readonly log: ReceiverLog;
   /** A sync failed: the process must end. */
   readonly onFatal: (error: Error) => void;
@@ -72,6 +79,7 @@ export class Timeline implements ServedTimeline {
   private metadata: TimelineMetadata;
   private intake: WalIntake | undefined;
   private receiver: Receiver | undefined;
+  private verifier: RedoVerifier | undefined;
   private closed = false;
 
   constructor(parts: TimelineParts, dependencies: TimelineDependencies) {
@@ -128,6 +136,10 @@ export class Timeline implements ServedTimeline {
   get lagBytes(): number | undefined {
     const remote = this.receiver?.state.remoteFlushLsn;
     return remote === undefined ? undefined : Math.max(0, remote - this.lastRecordLsn);
+  }
+
+  get verifiedPages(): number | undefined {
+    return this.verifier?.pageCount;
   }
 
   get physicalBytes(): number {
@@ -316,6 +328,8 @@ export class Timeline implements ServedTimeline {
     if (this.intake) return this.intake;
     const { files, onFatal, log } = this.dependencies;
     const durable = await this.durableBoundary();
+    const reconstructor = await makeReconstructor(this.store, this.cluster.pgVersion, durable.endLsn);
+    this.verifier = this.newVerifier(reconstructor);
     this.intake = await WalIntake.open(
       {
         directory: join(this.directory, "wal"),
@@ -330,10 +344,18 @@ export class Timeline implements ServedTimeline {
         files,
         onFatal,
         log,
-        reconstructor: await makeReconstructor(this.store, this.cluster.pgVersion, durable.endLsn),
+        reconstructor,
+        verifier: this.verifier,
       },
     );
     return this.intake;
+  }
+
+  private newVerifier(reconstructor: Reconstructor): RedoVerifier | undefined {
+    const { verifyRedo, pages } = this.dependencies;
+    if (!verifyRedo) return undefined;
+    const reader = new PageReader({ store: this.store, reconstructor, pages });
+    return new RedoVerifier({ reader, version: this.cluster.pgVersion });
   }
 
   /** The last record that is in layer files. */

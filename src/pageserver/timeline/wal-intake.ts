@@ -15,6 +15,7 @@ import type { WalRecord } from "../../postgres/wal/record.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { loadIngestState } from "../ingest/load-state.ts";
 import { Ingest } from "../ingest/ingest.ts";
+import { type RedoVerifier, ingestVerified, isAboutRecord } from "../ingest/verify-redo.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import type { WalSink } from "../receive/receiver.ts";
 import { WalLog, type WalReader } from "../receive/wal-log.ts";
@@ -27,6 +28,8 @@ import type { ClusterIdentity } from "./served-timeline.ts";
 const REPLAY_CHUNK_BYTES = 1 << 20;
 /** Records ingested between two looks at the clock and at the open layer's size. */
 const RECORDS_PER_CHECK = 256;
+/** A record that had to read counts as this many. */
+const SLOW_RECORD_WEIGHT = 16;
 /** Longest time that ingest keeps the event loop, in milliseconds. */
 const SLICE_MS_MAX = 4;
 /** Pause before a layer that could not be written is tried again, in milliseconds. */
@@ -54,6 +57,8 @@ export interface WalIntakeOptions {
 export interface WalIntakeDependencies {
   readonly files: Files;
   readonly reconstructor: Reconstructor;
+  /** Compares each record with what the compute made of it. */
+  readonly verifier?: RedoVerifier | undefined;
   readonly onFatal: (error: Error) => void;
   readonly log: {
     info(data: object, message: string): void;
@@ -292,8 +297,7 @@ export class WalIntake implements WalSink {
         await this.drain();
       } catch (error) {
         // The WAL is kept as far as it is whole: a later version may know what to do with it.
-        if (error instanceof NeonError && error.code === ErrorCode.Unsupported)
-          return this.endOfWhole(reader);
+        if (isAboutRecord(error)) return this.endOfWhole(reader);
         if (error !== this.decodeError) throw error;
         await this.checkTornEnd(error);
         this.failed = undefined;
@@ -337,19 +341,31 @@ export class WalIntake implements WalSink {
 
   /** Ingests all complete records. Synchronous unless it takes long, must read, or the disk is behind. */
   private drain(): Promise<void> | undefined {
+    const waiting = this.ingestUntilWait();
+    return waiting === undefined ? undefined : this.drainAfter(waiting);
+  }
+
+  private async drainAfter(first: Promise<void>): Promise<void> {
+    for (let waiting: Promise<void> | undefined = first; waiting !== undefined;) {
+      await waiting;
+      waiting = this.ingestUntilWait();
+    }
+  }
+
+  /** Ingests until there is no complete record, or something must be waited for. */
+  private ingestUntilWait(): Promise<void> | undefined {
     try {
       for (;;) {
         const record = this.nextRecord();
         if (record === undefined) return undefined;
-        const pending = this.ingest.ingest(record);
-        if (pending !== undefined) return this.finishRecord(pending).then(() => this.drain());
+        const pending = ingestVerified(this.ingest, this.dependencies.verifier, record);
+        if (pending !== undefined) return this.finishRecord(pending);
         if (--this.recordsUntilCheck > 0) continue;
-        this.recordsUntilCheck = RECORDS_PER_CHECK;
         const pause = this.pause();
-        if (pause !== undefined) return pause.then(() => this.drain());
+        if (pause !== undefined) return pause;
       }
     } catch (error) {
-      return this.fail(error);
+      return this.failAtRecord(error);
     }
   }
 
@@ -359,10 +375,12 @@ export class WalIntake implements WalSink {
     try {
       await pending;
     } catch (error) {
-      await this.fail(error);
+      await this.failAtRecord(error);
     } finally {
       this.pendingRecord = undefined;
     }
+    this.recordsUntilCheck -= SLOW_RECORD_WEIGHT;
+    if (this.recordsUntilCheck <= 0) await this.pause();
   }
 
   private nextRecord(): WalRecord | undefined {
@@ -376,6 +394,7 @@ export class WalIntake implements WalSink {
 
   /** Between records: writes out a full layer, and lets others run when the slice is over. */
   private pause(): Promise<void> | undefined {
+    this.recordsUntilCheck = RECORDS_PER_CHECK;
     if (this.options.store.openBytes >= this.options.checkpointDistanceBytes) {
       return this.rotate().then(() => {
         this.sliceStart = performance.now();
@@ -452,7 +471,7 @@ export class WalIntake implements WalSink {
 
   /** Bytes have been appended and their records ingested: make them durable. */
   private taken(): void {
-    this.durability.add(this.walLog, this.walLog.endLsn, this.stream.position);
+    this.durability.add(this.walLog, this.walLog.endLsn, this.resumeLsn);
   }
 
   private stopTimers(): void {
@@ -465,6 +484,12 @@ export class WalIntake implements WalSink {
       // It is only a note, and an older one is as true.
       this.dependencies.log.info({ error: messageOf(error) }, "note how far WAL is durable");
     });
+  }
+
+  /** What was ingested before the record still becomes durable. */
+  private failAtRecord(error: unknown): Promise<never> {
+    if (this.openedLog) this.taken();
+    return this.fail(error);
   }
 
   private fail(error: unknown): Promise<never> {
