@@ -51,8 +51,6 @@ export function fixedSettings(settings: ComputeSettings): Setting[] {
     ["full_page_writes", disposable ? "off" : "on"],
     ["restart_after_crash", disposable ? "off" : "on"],
     ["wal_init_zero", disposable ? "off" : "on"],
-    // What it writes is not understood, and the first record of it would be the last that the branch takes in.
-    ["track_commit_timestamp", "off"],
     ["synchronous_standby_names", waitsForPageserver(settings) ? PAGESERVER_APPLICATION_NAME : ""],
   ];
   if (settings.epoch !== null) list.push(["neon.writer_epoch", settings.epoch]);
@@ -86,6 +84,7 @@ export function renderPostgresqlConf(
     max_prepared_transactions: atLeast("maxPreparedTransactions"),
     max_locks_per_transaction: atLeast("maxLocksPerTransaction"),
     max_wal_senders: atLeast("maxWalSenders"),
+    track_commit_timestamp: parameters.trackCommitTimestamp ? "on" : "off",
     fixed_settings: fixed.join("\n"),
   });
 }

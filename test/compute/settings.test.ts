@@ -64,7 +64,7 @@ describe("postgresql.conf", () => {
     assert.match(text, /^max_connections = 500$/m);
     assert.match(text, /^max_prepared_transactions = 7$/m);
     assert.match(text, /^max_wal_senders = 10$/m);
-    assert.match(text, /^track_commit_timestamp = 'off'$/m);
+    assert.match(text, /^track_commit_timestamp = on$/m);
   });
 
   it("refuses what cannot be quoted", () => {

@@ -185,13 +185,16 @@ test(
       await lab.execute(free, `insert into t values (${v})`);
       await lab.ok("branch", `at-${v}`);
     }
-    assert.equal(await lab.value(free, "show track_commit_timestamp"), "off");
+    assert.equal(await lab.value(free, "show track_commit_timestamp"), "on");
     for (let v = 2; v <= 4; v++) {
       const branch = await lab.ok("pg", "create", `at-${v}`);
       const { port } = new URL(branch);
       const at = new URL(free);
       at.port = port;
       assert.equal(await lab.value(at.href, "select max(v) from t"), v);
+      assert.equal(await lab.value(at.href, "show track_commit_timestamp"), "on", "as on main");
+      const timed = `select pg_xact_commit_timestamp(xmin) is not null as timed from t where v = ${v}`;
+      assert.equal(await lab.value(at.href, timed), true);
     }
   },
 );

@@ -44,6 +44,23 @@ test("multixacts only move forward", () => {
   assert.deepEqual([state.nextMulti, state.nextMultiOffset], [11, 20]);
 });
 
+test("times of commits: from the next xid on, the newest only moves forward, none when switched off", () => {
+  const state = new CheckpointState();
+  state.nextXid = 1000;
+  assert.equal(state.advanceNewestCommitTs(1000), false, "not kept yet");
+  state.switchCommitTimestamps(true);
+  assert.deepEqual([state.oldestCommitTsXid, state.newestCommitTsXid], [1000, 1000]);
+  assert.equal(state.advanceNewestCommitTs(0), false);
+  assert.equal(state.advanceNewestCommitTs(999), false);
+  assert.equal(state.advanceNewestCommitTs(1005), true);
+  state.nextXid = 2000;
+  state.switchCommitTimestamps(true);
+  assert.deepEqual([state.oldestCommitTsXid, state.newestCommitTsXid], [1000, 1005], "already on");
+  state.switchCommitTimestamps(false);
+  assert.deepEqual([state.oldestCommitTsXid, state.newestCommitTsXid], [0, 0]);
+  assert.equal(state.trackCommitTimestamp, false);
+});
+
 test("what is stored is what is read, each field for itself", () => {
   const state = new CheckpointState();
   let value = 0x8000_0001;

@@ -4,7 +4,7 @@
  */
 import { Readable } from "node:stream";
 import { type ReadEntry, Parser } from "tar";
-import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import {
   DEFAULT_TABLESPACE_OID,
@@ -16,7 +16,7 @@ import {
 } from "../../postgres/constants.ts";
 import { ClusterState, type ControlFile, parseControlFile } from "../../postgres/control-file.ts";
 import { type RelationFile, databaseDirectory, parseRelationPath } from "../../postgres/relation.ts";
-import { Slru, parseSlruPath } from "../../postgres/slru.ts";
+import { parseSlruPath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { CHECKPOINT_SIZE } from "../../postgres/checkpoint.ts";
 import { RECORD_HEADER_SIZE } from "../../postgres/wal/decode-record.ts";
@@ -60,12 +60,6 @@ export async function readDataDirectory(tar: AsyncIterable<Uint8Array>): Promise
       hint: "Start Postgres on it once and stop it with pg_ctl stop -m fast, then import it.",
       data: { state: control.state },
     });
-  }
-  if (control.parameters.trackCommitTimestamp) {
-    throw new NeonError(
-      ErrorCode.Unsupported,
-      "the data directory has track_commit_timestamp on, which is not supported yet",
-    );
   }
   const lsn = recordEndLsn(control.checkpointLsn, CHECKPOINT_RECORD_SIZE, control.walSegmentSize);
   const values = collectValues(files, control, template);
@@ -125,7 +119,8 @@ async function readTar(tar: AsyncIterable<Uint8Array>): Promise<Map<string, Uint
   return files;
 }
 
-const IMPORTED = /^(?:PG_VERSION$|global\/|base\/|pg_tblspc\/|pg_xact\/|pg_multixact\/|pg_twophase\/)/;
+const IMPORTED =
+  /^(?:PG_VERSION$|global\/|base\/|pg_tblspc\/|pg_xact\/|pg_multixact\/|pg_commit_ts\/|pg_twophase\/)/;
 
 function isImported(path: string): boolean {
   return IMPORTED.test(path);
@@ -208,7 +203,6 @@ function addRelationFile(
 function addOtherFile(values: Value[], path: string, bytes: Uint8Array): void {
   const segment = parseSlruPath(path);
   if (segment === undefined) return;
-  assert(segment.slru !== Slru.CommitTs, "commit timestamps are not imported");
   for (let at = 0; at + PAGE_SIZE <= bytes.length; at += PAGE_SIZE) {
     const pageNumber = segment.segment * SLRU_SEGMENT_PAGES + at / PAGE_SIZE;
     values.push({ key: slruPageKey(segment.slru, pageNumber), bytes: bytes.subarray(at, at + PAGE_SIZE) });

@@ -1,10 +1,11 @@
 /**
  * What each WAL record does to the checkpoint state. Source: facts of PostgreSQL 14-18's xlog_redo, xact_redo,
- * clog_redo, multixact_redo and standby_redo, as far as they move the counters of a checkpoint.
+ * clog_redo, multixact_redo, commit_ts_redo and standby_redo, as far as they move the counters of a checkpoint.
  */
 import { CHECKPOINT_SIZE, decodeCheckPoint } from "../../postgres/checkpoint.ts";
 import { Rmgr } from "../../postgres/constants.ts";
 import { clogTruncation } from "../../postgres/redo/clog.ts";
+import { commitTsTruncation, newestTimedXid } from "../../postgres/redo/commit-ts.ts";
 import { mainData } from "../../postgres/redo/payload.ts";
 import { parseXactRecord } from "../../postgres/redo/xact.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
@@ -35,6 +36,8 @@ export function redoCheckpointState(state: CheckpointState, record: WalRecord, v
       return redoClog(state, record, version) || moved;
     case Rmgr.Multixact:
       return redoMultixact(state, record) || moved;
+    case Rmgr.CommitTs:
+      return redoCommitTs(state, record, version) || moved;
     case Rmgr.Standby:
       return redoStandby(state, record) || moved;
     default:
@@ -63,7 +66,7 @@ function redoXlog(state: CheckpointState, record: WalRecord, version: PgVersion)
       state.maxLocksPerTransaction = view.getInt32(at + 16, true);
       state.walLevel = view.getInt32(at + 20, true);
       state.walLogHints = view.getUint8(at + 24) !== 0;
-      state.trackCommitTimestamp = view.getUint8(at + 25) !== 0;
+      state.switchCommitTimestamps(view.getUint8(at + 25) !== 0);
       return true;
     }
     case XlogInfo.FullPageWritesChange:
@@ -77,12 +80,19 @@ function redoXlog(state: CheckpointState, record: WalRecord, version: PgVersion)
   }
 }
 
+/** The setting of `track_commit_timestamp` in a change of parameters, undefined in any other record. */
+export function tracksCommitTimestamps(record: WalRecord): boolean | undefined {
+  if (record.rmgr !== Rmgr.Xlog || (record.info & 0xf0) !== XlogInfo.ParameterChange) return undefined;
+  return record.view.getUint8(mainData(record, 26) + 25) !== 0;
+}
+
 function redoXact(state: CheckpointState, record: WalRecord, version: PgVersion): boolean {
   const xact = parseXactRecord(record, version);
   let moved = false;
   for (const xid of xact.subxids) {
     if (state.advancePastXid(xid)) moved = true;
   }
+  if (state.advanceNewestCommitTs(newestTimedXid(xact))) moved = true;
   return (xact.twophaseXid !== 0 && state.advancePastXid(xact.twophaseXid)) || moved;
 }
 
@@ -91,6 +101,14 @@ function redoClog(state: CheckpointState, record: WalRecord, version: PgVersion)
   if (truncation === undefined) return false;
   state.oldestXid = truncation.oldestXid;
   state.oldestXidDb = truncation.oldestXidDb;
+  return true;
+}
+
+function redoCommitTs(state: CheckpointState, record: WalRecord, version: PgVersion): boolean {
+  const truncation = commitTsTruncation(record, version);
+  if (truncation === undefined || state.oldestCommitTsXid === 0) return false;
+  if (compareXids(state.oldestCommitTsXid, truncation.oldestXid) >= 0) return false;
+  state.oldestCommitTsXid = truncation.oldestXid;
   return true;
 }
 

@@ -131,6 +131,27 @@ export class CheckpointState {
     return moved;
   }
 
+  /** Begins or ends to keep times of commits. Those from before the beginning are not there to be asked for. */
+  switchCommitTimestamps(on: boolean): void {
+    if (on && this.oldestCommitTsXid === 0) {
+      this.oldestCommitTsXid = this.nextXid;
+      this.newestCommitTsXid = this.nextXid;
+    }
+    if (!on) {
+      this.oldestCommitTsXid = 0;
+      this.newestCommitTsXid = 0;
+    }
+    this.trackCommitTimestamp = on;
+  }
+
+  /** Takes note of the time of a commit, if times are kept; `xid` 0 is none. True if it is the newest. */
+  advanceNewestCommitTs(xid: number): boolean {
+    if (!this.trackCommitTimestamp || xid === 0) return false;
+    if (this.newestCommitTsXid !== 0 && compareXids(this.newestCommitTsXid, xid) >= 0) return false;
+    this.newestCommitTsXid = xid;
+    return true;
+  }
+
   /** Takes a shutdown checkpoint, which says how everything is. */
   assign(checkPoint: CheckPoint): void {
     this.timelineNumber = checkPoint.timeline;

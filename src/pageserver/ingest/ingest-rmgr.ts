@@ -15,6 +15,7 @@ import {
 import { mainData } from "../../postgres/redo/payload.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
+import { ingestCommitTs, switchCommitTimestamps } from "./ingest-commit-ts.ts";
 import { ingestDatabase } from "./ingest-database.ts";
 import { ingestTablespace } from "./ingest-tablespace.ts";
 import { ingestClog, ingestMultixact, ingestXact } from "./ingest-transactions.ts";
@@ -42,12 +43,12 @@ const UNDERSTOOD: ReadonlySet<number> = new Set([
   Rmgr.Seq,
   Rmgr.Spgist,
   Rmgr.Brin,
+  Rmgr.CommitTs,
   Rmgr.Generic,
   // A message for logical decoding changes nothing.
   Rmgr.LogicalMsg,
 ]);
 
-const XLOG_PARAMETER_CHANGE = 0x60;
 const SMGR_CREATE = 0x10;
 const SMGR_TRUNCATE_HEAP = 0x01;
 const SMGR_TRUNCATE_VM = 0x02;
@@ -72,7 +73,6 @@ export function checkSupported(record: WalRecord, version: PgVersion): void {
   if (!known.operations.includes(record.info & known.mask)) {
     throw unsupported(record, `${rmgrName(record.rmgr)} has no operation 0x${record.info.toString(16)}`);
   }
-  if (record.rmgr === Rmgr.Xlog) refuseCommitTimestamps(record);
 }
 
 /** Puts everything that the record changes except the counters. */
@@ -81,6 +81,9 @@ export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | u
     case Rmgr.Heap:
     case Rmgr.Heap2:
       clearVisibility(ingest, record);
+      break;
+    case Rmgr.Xlog:
+      switchCommitTimestamps(ingest, record);
       break;
     case Rmgr.Xact:
       ingestXact(ingest, record);
@@ -93,6 +96,9 @@ export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | u
       break;
     case Rmgr.Multixact:
       ingestMultixact(ingest, record);
+      break;
+    case Rmgr.CommitTs:
+      ingestCommitTs(ingest, record);
       break;
     case Rmgr.Relmap:
       ingestRelationMap(ingest, record);
@@ -115,14 +121,6 @@ function clearVisibility(ingest: Ingest, record: WalRecord): void {
     const relation = ingest.state.relations.entry(block.spcOid, block.dbOid, block.relNumber);
     ingest.putImpliedBlock(relation, Fork.VisibilityMap, mapBlockOf(heapBlock), record.endLsn);
   });
-}
-
-/** Commit timestamps live in an SLRU that is switched on without a record of its own. */
-function refuseCommitTimestamps(record: WalRecord): void {
-  if ((record.info & 0xf0) !== XLOG_PARAMETER_CHANGE) return;
-  const at = mainData(record, 26);
-  if (record.view.getUint8(at + 25) !== 0)
-    throw unsupported(record, "track_commit_timestamp is not supported yet");
 }
 
 function ingestSmgr(ingest: Ingest, record: WalRecord): void {

@@ -1,5 +1,4 @@
 /** Commit, abort and prepare, and the SLRUs that say what became of transactions and multixacts. */
-import { SLRU_SEGMENT_PAGES } from "../../postgres/constants.ts";
 import {
   clogPagesOfXact,
   clogTruncation,
@@ -17,8 +16,10 @@ import {
 import { type XactRecord, parseXactRecord } from "../../postgres/redo/xact.ts";
 import { Slru } from "../../postgres/slru.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
+import { putCommitTimestamps } from "./ingest-commit-ts.ts";
 import type { Ingest } from "./ingest.ts";
 import { Kind, commitSecond } from "./keyspace.ts";
+import { removeSegments } from "./slru-segments.ts";
 
 export function ingestXact(ingest: Ingest, record: WalRecord): void {
   const xact = parseXactRecord(record, ingest.version);
@@ -26,6 +27,7 @@ export function ingestXact(ingest: Ingest, record: WalRecord): void {
   clogPagesOfXact(xact, (pageNumber) => {
     ingest.putSlruPage(Slru.Xact, pageNumber, endLsn, false);
   });
+  putCommitTimestamps(ingest, xact, record);
   switch (xact.kind) {
     case "commit":
     case "commit_prepared":
@@ -90,16 +92,4 @@ export function ingestMultixact(ingest: Ingest, record: WalRecord): void {
   removeSegments(ingest, Slru.MultixactOffsets, record, (segment) =>
     isOffsetsSegmentRemoved(segment, truncation),
   );
-}
-
-function removeSegments(
-  ingest: Ingest,
-  slru: 0 | 1 | 2,
-  record: WalRecord,
-  isRemoved: (segment: number) => boolean,
-): void {
-  for (const pageNumber of [...ingest.state.slruPages[slru]]) {
-    if (isRemoved(Math.floor(pageNumber / SLRU_SEGMENT_PAGES)))
-      ingest.removeSlruPage(slru, pageNumber, record.endLsn);
-  }
 }

@@ -39,7 +39,7 @@ export interface IngestState {
   /** Relation map files that exist, as `spcOid/dbOid`. */
   readonly relationMaps: Map<string, { spcOid: number; dbOid: number }>;
   /** Pages that exist, per SLRU. */
-  readonly slruPages: readonly [Set<number>, Set<number>, Set<number>];
+  readonly slruPages: readonly [Set<number>, Set<number>, Set<number>, Set<number>];
   readonly checkpoint: CheckpointState;
   readonly window: OpenRecordWindow;
   lastRecordLsn: Lsn;
@@ -54,7 +54,7 @@ export class Ingest {
   readonly reconstructor: Reconstructor;
   private readonly writeOut: () => Promise<void>;
   private readonly checkpointHandle: KeyHandle;
-  private readonly slruHandles: readonly [KeyHandle, KeyHandle, KeyHandle];
+  private readonly slruHandles: readonly [KeyHandle, KeyHandle, KeyHandle, KeyHandle];
   private readonly commitTimeHandle: KeyHandle;
   /** Records ingested so far. */
   recordCount = 0;
@@ -84,6 +84,7 @@ export class Ingest {
       this.store.intern(Kind.SlruPage, Slru.Xact, 0, 0, 0),
       this.store.intern(Kind.SlruPage, Slru.MultixactOffsets, 0, 0, 0),
       this.store.intern(Kind.SlruPage, Slru.MultixactMembers, 0, 0, 0),
+      this.store.intern(Kind.SlruPage, Slru.CommitTs, 0, 0, 0),
     ];
   }
 
@@ -200,7 +201,7 @@ export class Ingest {
   }
 
   /** Indexes the record under an SLRU page; the first value of a page that does not exist yet is its base. */
-  putSlruPage(slru: 0 | 1 | 2, pageNumber: number, lsn: Lsn, init: boolean): void {
+  putSlruPage(slru: Slru, pageNumber: number, lsn: Lsn, init: boolean): void {
     const pages = this.state.slruPages[slru];
     const flags = init || !pages.has(pageNumber) ? ValueFlag.Record | ValueFlag.WillInit : ValueFlag.Record;
     pages.add(pageNumber);
@@ -209,7 +210,13 @@ export class Ingest {
     if (length >= HOT_CHAIN_LENGTH) this.hot.push({ handle, key: slruPageKey(slru, pageNumber) });
   }
 
-  removeSlruPage(slru: 0 | 1 | 2, pageNumber: number, lsn: Lsn): void {
+  /** Puts a whole page of an SLRU. */
+  putSlruImage(slru: Slru, pageNumber: number, lsn: Lsn, page: Uint8Array): void {
+    this.state.slruPages[slru].add(pageNumber);
+    this.putImage(this.slruHandles[slru], pageNumber, lsn, page);
+  }
+
+  removeSlruPage(slru: Slru, pageNumber: number, lsn: Lsn): void {
     this.state.slruPages[slru].delete(pageNumber);
     this.store.put(this.slruHandles[slru], pageNumber, lsn, ValueFlag.Tombstone, NO_BLOB);
   }

@@ -2,6 +2,7 @@
 import { corrupt } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Key } from "../../storage/key.ts";
+import type { Slru } from "../../postgres/slru.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import { CheckpointState } from "./checkpoint-state.ts";
@@ -37,9 +38,9 @@ export async function loadIngestState(options: LoadOptions): Promise<IngestState
   await eachValue(options, Kind.RelationMap, (key) => {
     relationMaps.set(`${key.spcOid}/${key.dbOid}`, { spcOid: key.spcOid, dbOid: key.dbOid });
   });
-  const slruPages: [Set<number>, Set<number>, Set<number>] = [new Set(), new Set(), new Set()];
+  const slruPages: IngestState["slruPages"] = [new Set(), new Set(), new Set(), new Set()];
   await eachValue(options, Kind.SlruPage, (key) => {
-    slruPages[key.spcOid as 0 | 1 | 2].add(key.block);
+    slruPages[key.spcOid as Slru].add(key.block);
   });
   const chain = await store.get(CHECKPOINT_STATE_KEY, lsn);
   const checkpoint = reconstructor.value(CHECKPOINT_STATE_KEY, chain.values);
