@@ -16,13 +16,24 @@ import {
   renderControlFile,
 } from "../../postgres/control-file.ts";
 import { databaseDirectory, tablespaceVersionDirectory } from "../../postgres/relation.ts";
+import {
+  type OriginProgress,
+  REPLICATION_ORIGINS_PATH,
+  encodeOrigins,
+} from "../../postgres/replication-origins.ts";
 import { type Slru, slruPath, twoPhasePath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { segmentContent, synthesizeStart } from "../../postgres/wal/start-point.ts";
 import type { Key } from "../../storage/key.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
-import { CHECKPOINT_STATE_KEY, CONTROL_FILE_KEY, Kind, kindRange } from "../ingest/keyspace.ts";
+import {
+  CHECKPOINT_STATE_KEY,
+  CONTROL_FILE_KEY,
+  Kind,
+  decodeOriginProgress,
+  kindRange,
+} from "../ingest/keyspace.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import { writeRelationFiles } from "./relation-files.ts";
 import { TarWriter } from "./tar-writer.ts";
@@ -82,6 +93,7 @@ export async function* baseBackup(source: BaseBackupSource): AsyncGenerator<Uint
   await writeSlrus(source, tar);
   yield* tar.take();
   await writeTwoPhase(source, tar);
+  await writeOrigins(source, tar);
   if (source.readOnly) {
     tar.file("standby.signal", new Uint8Array(0));
     // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
@@ -183,6 +195,14 @@ async function writeTwoPhase(source: BaseBackupSource, tar: TarWriter): Promise<
     new DataView(file.buffer).setUint32(payload.length, crc32c(payload), true);
     tar.file(twoPhasePath(fullXid, source.version), file);
   });
+}
+
+async function writeOrigins(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+  const origins: OriginProgress[] = [];
+  await eachValue(source, Kind.ReplicationOrigin, (key, value) => {
+    origins.push({ origin: key.block, remoteLsn: decodeOriginProgress(value) });
+  });
+  if (origins.length > 0) tar.file(REPLICATION_ORIGINS_PATH, encodeOrigins(origins));
 }
 
 /** pg_control and the WAL that holds the checkpoint it points to. */

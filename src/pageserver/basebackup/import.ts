@@ -16,6 +16,7 @@ import {
 } from "../../postgres/constants.ts";
 import { ClusterState, type ControlFile, parseControlFile } from "../../postgres/control-file.ts";
 import { type RelationFile, databaseDirectory, parseRelationPath } from "../../postgres/relation.ts";
+import { REPLICATION_ORIGINS_PATH, decodeOrigins } from "../../postgres/replication-origins.ts";
 import { parseSlruPath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { CHECKPOINT_SIZE } from "../../postgres/checkpoint.ts";
@@ -23,7 +24,15 @@ import { RECORD_HEADER_SIZE } from "../../postgres/wal/decode-record.ts";
 import { recordEndLsn } from "../../postgres/wal/layout.ts";
 import { type Key, compareKeys } from "../../storage/key.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
-import { CHECKPOINT_STATE_KEY, CONTROL_FILE_KEY, Kind, key, slruPageKey } from "../ingest/keyspace.ts";
+import {
+  CHECKPOINT_STATE_KEY,
+  CONTROL_FILE_KEY,
+  Kind,
+  encodeOriginProgress,
+  key,
+  originKey,
+  slruPageKey,
+} from "../ingest/keyspace.ts";
 
 /** A data directory is held in memory while it is imported: what initdb makes is 40 MB. */
 const IMPORT_BYTES_MAX = 2 * 1024 ** 3;
@@ -120,7 +129,7 @@ async function readTar(tar: AsyncIterable<Uint8Array>): Promise<Map<string, Uint
 }
 
 const IMPORTED =
-  /^(?:PG_VERSION$|global\/|base\/|pg_tblspc\/|pg_xact\/|pg_multixact\/|pg_commit_ts\/|pg_twophase\/)/;
+  /^(?:PG_VERSION$|global\/|base\/|pg_tblspc\/|pg_xact\/|pg_multixact\/|pg_commit_ts\/|pg_twophase\/|pg_logical\/replorigin_checkpoint$)/;
 
 function isImported(path: string): boolean {
   return IMPORTED.test(path);
@@ -201,6 +210,12 @@ function addRelationFile(
 }
 
 function addOtherFile(values: Value[], path: string, bytes: Uint8Array): void {
+  if (path === REPLICATION_ORIGINS_PATH) {
+    for (const { origin, remoteLsn } of decodeOrigins(bytes)) {
+      values.push({ key: originKey(origin), bytes: encodeOriginProgress(remoteLsn) });
+    }
+    return;
+  }
   const segment = parseSlruPath(path);
   if (segment === undefined) return;
   for (let at = 0; at + PAGE_SIZE <= bytes.length; at += PAGE_SIZE) {

@@ -17,6 +17,7 @@ import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import { ingestCommitTs, switchCommitTimestamps } from "./ingest-commit-ts.ts";
 import { ingestDatabase } from "./ingest-database.ts";
+import { ingestReplicationOrigin } from "./ingest-origins.ts";
 import { ingestTablespace } from "./ingest-tablespace.ts";
 import { ingestClog, ingestMultixact, ingestXact } from "./ingest-transactions.ts";
 import type { Ingest } from "./ingest.ts";
@@ -44,6 +45,7 @@ const UNDERSTOOD: ReadonlySet<number> = new Set([
   Rmgr.Spgist,
   Rmgr.Brin,
   Rmgr.CommitTs,
+  Rmgr.ReplOrigin,
   Rmgr.Generic,
   // A message for logical decoding changes nothing.
   Rmgr.LogicalMsg,
@@ -99,6 +101,9 @@ export function ingestRmgr(ingest: Ingest, record: WalRecord): Promise<void> | u
       break;
     case Rmgr.CommitTs:
       ingestCommitTs(ingest, record);
+      break;
+    case Rmgr.ReplOrigin:
+      ingestReplicationOrigin(ingest, record);
       break;
     case Rmgr.Relmap:
       ingestRelationMap(ingest, record);

@@ -17,6 +17,7 @@ import { type XactRecord, parseXactRecord } from "../../postgres/redo/xact.ts";
 import { Slru } from "../../postgres/slru.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import { putCommitTimestamps } from "./ingest-commit-ts.ts";
+import { advanceOrigin } from "./ingest-origins.ts";
 import type { Ingest } from "./ingest.ts";
 import { Kind, commitSecond } from "./keyspace.ts";
 import { removeSegments } from "./slru-segments.ts";
@@ -28,6 +29,7 @@ export function ingestXact(ingest: Ingest, record: WalRecord): void {
     ingest.putSlruPage(Slru.Xact, pageNumber, endLsn, false);
   });
   putCommitTimestamps(ingest, xact, record);
+  advanceOrigin(ingest, xact, record);
   switch (xact.kind) {
     case "commit":
     case "commit_prepared":

@@ -40,6 +40,8 @@ export interface IngestState {
   readonly relationMaps: Map<string, { spcOid: number; dbOid: number }>;
   /** Pages that exist, per SLRU. */
   readonly slruPages: readonly [Set<number>, Set<number>, Set<number>, Set<number>];
+  /** Progress of replication origins. */
+  readonly origins: Map<number, bigint>;
   readonly checkpoint: CheckpointState;
   readonly window: OpenRecordWindow;
   lastRecordLsn: Lsn;

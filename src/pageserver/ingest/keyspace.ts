@@ -9,6 +9,7 @@
  *   0x04  tablespace    0      0            0     0              tablespace that was created: its location, UTF-8
  *   0x10  SLRU kind     0      0            0     page number    page of an SLRU
  *   0x12  0             0      epoch        0     xid            prepared transaction: the payload of its file
+ *   0x13  0             0      0            0     origin         progress of a replication origin: LSN of its server, u64
  *   0x20  0             0      0            0     0              pg_control as imported
  *   0x21  0             0      0            0     0              checkpoint state (checkpoint-state.ts)
  *   0x22  0             0      window high  0     window low     where WAL records start (record-index.ts)
@@ -16,6 +17,7 @@
  *
  * The free space map is not kept: WAL does not describe it, Postgres rebuilds it, and a stale one is worse than none.
  */
+import { ByteReader, ByteWriter } from "../../base/bytes.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import type { Key, KeyPrefix } from "../../storage/key.ts";
 
@@ -27,6 +29,7 @@ export const Kind = {
   Tablespace: 0x04,
   SlruPage: 0x10,
   TwoPhase: 0x12,
+  ReplicationOrigin: 0x13,
   ControlFile: 0x20,
   CheckpointState: 0x21,
   RecordIndex: 0x22,
@@ -62,6 +65,18 @@ export function slruPageKey(slru: number, pageNumber: number): Key {
 /** A prepared transaction's key, by its full 64-bit xid. */
 export function twoPhaseKey(fullXid: bigint): Key {
   return key(Kind.TwoPhase, { relNumber: Number(fullXid >> 32n), block: Number(fullXid & 0xffffffffn) });
+}
+
+export function originKey(origin: number): Key {
+  return key(Kind.ReplicationOrigin, { block: origin });
+}
+
+export function encodeOriginProgress(remoteLsn: bigint): Uint8Array {
+  return new ByteWriter(8).u64le(remoteLsn).finish();
+}
+
+export function decodeOriginProgress(bytes: Uint8Array): bigint {
+  return new ByteReader(bytes).u64le();
 }
 
 /** WAL is divided into windows of this many bytes; each window's record starts are one value. */

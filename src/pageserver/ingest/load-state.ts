@@ -7,7 +7,14 @@ import type { TimelineStore } from "../../storage/store.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import { CheckpointState } from "./checkpoint-state.ts";
 import type { IngestState } from "./ingest.ts";
-import { CHECKPOINT_STATE_KEY, Kind, kindRange, recordWindowKey, windowOfLsn } from "./keyspace.ts";
+import {
+  CHECKPOINT_STATE_KEY,
+  Kind,
+  decodeOriginProgress,
+  kindRange,
+  recordWindowKey,
+  windowOfLsn,
+} from "./keyspace.ts";
 import { OpenRecordWindow, decodeRecordWindow } from "./record-index.ts";
 import { RelationTable } from "./relation-table.ts";
 
@@ -42,6 +49,10 @@ export async function loadIngestState(options: LoadOptions): Promise<IngestState
   await eachValue(options, Kind.SlruPage, (key) => {
     slruPages[key.spcOid as Slru].add(key.block);
   });
+  const origins = new Map<number, bigint>();
+  await eachValue(options, Kind.ReplicationOrigin, (key, value) => {
+    origins.set(key.block, decodeOriginProgress(value));
+  });
   const chain = await store.get(CHECKPOINT_STATE_KEY, lsn);
   const checkpoint = reconstructor.value(CHECKPOINT_STATE_KEY, chain.values);
   if (checkpoint === undefined)
@@ -51,6 +62,7 @@ export async function loadIngestState(options: LoadOptions): Promise<IngestState
     databases,
     relationMaps,
     slruPages,
+    origins,
     checkpoint: CheckpointState.decode(checkpoint),
     window: await resumeWindow(options),
     lastRecordLsn: lsn,

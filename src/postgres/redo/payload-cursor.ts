@@ -1,6 +1,5 @@
 /** Reads a record's main data from front to back, where its layout depends on its content. Little-endian. */
 import { NeonError, assert, corrupt } from "../../base/errors.ts";
-import { type Lsn, lsnFromWords } from "../../base/lsn.ts";
 import type { PgVersion } from "../versions/version.ts";
 import type { WalRecord } from "../wal/record.ts";
 import { locateRecord } from "./record-errors.ts";
@@ -64,15 +63,8 @@ export class PayloadCursor {
     return this.record.view.getUint32(this.take(4), true);
   }
 
-  /** A plain 64-bit LSN: the low word first. */
-  lsn(): Lsn {
-    const at = this.take(8);
-    const { view } = this.record;
-    try {
-      return lsnFromWords(view.getUint32(at + 4, true), view.getUint32(at, true));
-    } catch (error) {
-      throw locateRecord(error, this.record);
-    }
+  u64(): bigint {
+    return this.record.view.getBigUint64(this.take(8), true);
   }
 
   /** A time of Postgres (i64, microseconds since 2000) in milliseconds since 1970, with a fraction. */

@@ -15,7 +15,6 @@
  *   its global id, NUL-terminated               any       xinfo 0x080 and 0x010
  *   origin's LSN, time                          16        xinfo 0x020
  */
-import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../versions/version.ts";
 import type { WalRecord } from "../wal/record.ts";
 import { PayloadCursor } from "./payload-cursor.ts";
@@ -76,8 +75,8 @@ export interface XactRecord {
   readonly twophaseXid: number;
   /** Global id of a prepared transaction, where the record names it. */
   readonly globalId: string | undefined;
-  /** Progress of replication from another server. */
-  readonly origin: { readonly lsn: Lsn; readonly timestamp: number } | undefined;
+  /** Progress of replication from another server, whose LSN it is. */
+  readonly origin: { readonly lsn: bigint; readonly timestamp: number } | undefined;
   readonly prepared: PreparedState | undefined;
 }
 
@@ -143,7 +142,7 @@ function parseEnd(record: WalRecord, version: PgVersion, kind: EndKind): XactRec
     cursor.skip(cursor.count(INVALIDATION_SIZE) * INVALIDATION_SIZE);
   const twophaseXid = xinfo & XINFO.Twophase ? cursor.u32() : 0;
   const globalId = twophaseXid !== 0 && xinfo & XINFO.GlobalId ? cursor.cstring() : undefined;
-  const origin = xinfo & XINFO.Origin ? { lsn: cursor.lsn(), timestamp: cursor.postgresTime() } : undefined;
+  const origin = xinfo & XINFO.Origin ? { lsn: cursor.u64(), timestamp: cursor.postgresTime() } : undefined;
   cursor.checkEnd();
   const isPrepared = kind === "commit_prepared" || kind === "abort_prepared";
   if (isPrepared !== (twophaseXid !== 0)) {
@@ -191,7 +190,7 @@ function parsePrepare(record: WalRecord, version: PgVersion): XactRecord {
   cursor.skip(1);
   const globalIdSize = cursor.u16();
   cursor.seek(hasStats ? TWOPHASE_HEADER_SIZE - 16 : TWOPHASE_HEADER_SIZE_WITHOUT_STATS - 16);
-  const origin = { lsn: cursor.lsn(), timestamp: cursor.postgresTime() };
+  const origin = { lsn: cursor.u64(), timestamp: cursor.postgresTime() };
   const globalId = cursor.cstringOf(globalIdSize);
   cursor.align();
   const subxids = readXids(cursor, cursor.checkedCount(subxidCount, 4));
