@@ -27,16 +27,13 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
 import { type ControlFile, ClusterState, parseControlFile } from "../postgres/control-file.ts";
-import { CHECKPOINT_SIZE } from "../postgres/checkpoint.ts";
-import { recordEndLsn } from "../postgres/wal/layout.ts";
+import { checkpointEndLsn } from "../postgres/wal/start-point.ts";
 import type { Lsn } from "../base/lsn.ts";
 import { fileError } from "../repository/atomic-file.ts";
 import type { ComputePaths } from "./compute-paths.ts";
 import type { RunAs } from "./run-as.ts";
 import { type ComputeSettings, renderPgHbaConf, renderPostgresqlConf } from "./settings.ts";
 
-/** Header of a WAL record and of its main data, and the structure itself. */
-const CHECKPOINT_RECORD_SIZE = 24 + 2 + CHECKPOINT_SIZE;
 /** More than ALTER SYSTEM could ever have to say. */
 const AUTO_CONF_BYTES_MAX = 1024 * 1024;
 
@@ -59,7 +56,7 @@ export function readDirectoryState(pgdata: string): DirectoryState | undefined {
     return {
       control,
       shutDown: control.state === ClusterState.ShutDown || control.state === ClusterState.ShutDownInRecovery,
-      endLsn: recordEndLsn(control.checkpointLsn, CHECKPOINT_RECORD_SIZE, control.walSegmentSize),
+      endLsn: checkpointEndLsn(control),
     };
   } catch (error) {
     const damaged = error instanceof NeonError && error.code === ErrorCode.Corrupt;

@@ -52,7 +52,7 @@ async function runCommitTimestamps(t: TestContext, major: number): Promise<void>
     await compute.stop();
     await main.waitForLsn(end, 10_000);
     const backup = await lab.extract(main);
-    const { differences } = compareDirectories(compute.dataDir, backup.dataDir, version);
+    const { differences } = await compareDirectories(compute.dataDir, backup.dataDir, version);
     assert.deepEqual(differences, []);
     assert.deepEqual(segments(backup), segments(compute));
     await lab.release(backup);

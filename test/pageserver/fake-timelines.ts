@@ -6,6 +6,7 @@ import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../src/base/ids.ts";
 import { type Lsn, formatLsn, lsnAdd, toLsn } from "../../src/base/lsn.ts";
 import type { Files } from "../../src/base/seams.ts";
+import type { Verification } from "../../src/pageserver/verify/verify-directory.ts";
 import { systemRandom } from "../../src/pageserver/server.ts";
 import {
   type TimelineMetadata,
@@ -136,6 +137,11 @@ export class FakeTimeline implements ServedTimeline {
       if (failure) throw failure;
     }
     return { lsn, previousLsn: toLsn(lsn - COMMIT_BYTES), stream: stream() };
+  }
+
+  verifyDirectory(): Promise<Verification> {
+    this.called("verifyDirectory");
+    return Promise.resolve({ pages: 0, differences: [], omitted: 0 });
   }
 
   work(): Promise<TimelineWork> {

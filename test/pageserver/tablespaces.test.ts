@@ -149,7 +149,7 @@ async function runTablespaces(t: TestContext, major: number): Promise<void> {
     const backup = await lab.extract(main);
     assert.deepEqual(layout(backup, version), layout(compute, version));
     assert.equal(existsSync(join(backup.dataDir, "postgresql.auto.conf")), false);
-    const { pages, differences } = compareDirectories(compute.dataDir, backup.dataDir, version);
+    const { pages, differences } = await compareDirectories(compute.dataDir, backup.dataDir, version);
     assert.deepEqual(differences, []);
     assert(pages > 500);
   });

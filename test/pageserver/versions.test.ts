@@ -106,7 +106,7 @@ async function runMajor(t: TestContext, major: number): Promise<void> {
   await compute.stop();
   await main.waitForLsn(end, 10_000);
   const copy = await lab.extract(main);
-  const { pages, differences } = compareDirectories(compute.dataDir, copy.dataDir, version);
+  const { pages, differences } = await compareDirectories(compute.dataDir, copy.dataDir, version);
   t.diagnostic(`${pages} pages compared with the compute's own directory`);
   assert.deepEqual(differences, []);
   assert(pages > 2000);

@@ -35,6 +35,7 @@ import {
   kindRange,
 } from "../ingest/keyspace.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
+import type { BackupTarget } from "./backup-target.ts";
 import { writeRelationFiles } from "./relation-files.ts";
 import { TarWriter } from "./tar-writer.ts";
 
@@ -80,28 +81,34 @@ const DIRECTORIES: readonly string[] = [
 /** The tar, in chunks of about a megabyte that the consumer owns. */
 export async function* baseBackup(source: BaseBackupSource): AsyncGenerator<Uint8Array> {
   const tar = new TarWriter({ mtimeMs: source.nowMs });
+  for await (const _ of writeBackup(source, tar)) yield* tar.take();
+  tar.finish();
+  yield* tar.take();
+}
+
+/** Writes all files, anywhere; yields now and then so that the target can deal with what it has been given. */
+export async function* writeBackup(source: BaseBackupSource, target: BackupTarget): AsyncGenerator<void> {
   const template = await readValue(source, CONTROL_FILE_KEY);
   const control = parseControlFile(template);
   const state = CheckpointState.decode(await readValue(source, CHECKPOINT_STATE_KEY));
-  for (const directory of [...DIRECTORIES, ...source.version.directories]) tar.directory(directory);
-  tar.file("PG_VERSION", versionFile(source.version));
-  const hasTablespaces = await writeTablespaces(source, tar);
-  await writeDatabases(source, tar);
-  yield* tar.take();
+  for (const directory of [...DIRECTORIES, ...source.version.directories]) target.directory(directory);
+  target.file("PG_VERSION", versionFile(source.version));
+  const hasTablespaces = await writeTablespaces(source, target);
+  await writeDatabases(source, target);
+  yield;
   const relations = { ...source, dataChecksums: control.dataChecksums };
-  for await (const _ of writeRelationFiles(relations, tar)) yield* tar.take();
-  await writeSlrus(source, tar);
-  yield* tar.take();
-  await writeTwoPhase(source, tar);
-  await writeOrigins(source, tar);
+  yield* writeRelationFiles(relations, target);
+  await writeSlrus(source, target);
+  yield;
+  await writeTwoPhase(source, target);
+  await writeOrigins(source, target);
   if (source.readOnly) {
-    tar.file("standby.signal", new Uint8Array(0));
+    target.file("standby.signal", new Uint8Array(0));
     // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
-    if (hasTablespaces) tar.file("postgresql.auto.conf", new TextEncoder().encode(ALLOW_IN_PLACE));
+    if (hasTablespaces) target.file("postgresql.auto.conf", new TextEncoder().encode(ALLOW_IN_PLACE));
   }
-  writeStart(source, tar, { template, control, state });
-  tar.finish();
-  yield* tar.take();
+  writeStart(source, target, { template, control, state });
+  yield;
 }
 
 function versionFile(version: PgVersion): Uint8Array {
@@ -140,35 +147,35 @@ const ALLOW_IN_PLACE = "allow_in_place_tablespaces = on\n";
  * Tablespaces are directories in the data directory and not links to where they once were: each compute has its own.
  * Returns whether there are any.
  */
-async function writeTablespaces(source: BaseBackupSource, tar: TarWriter): Promise<boolean> {
+async function writeTablespaces(source: BaseBackupSource, target: BackupTarget): Promise<boolean> {
   let found = false;
   await eachValue(source, Kind.Tablespace, (key) => {
     found = true;
     const directory = `pg_tblspc/${key.spcOid}`;
-    tar.directory(directory);
-    tar.directory(`${directory}/${tablespaceVersionDirectory(source.version)}`);
+    target.directory(directory);
+    target.directory(`${directory}/${tablespaceVersionDirectory(source.version)}`);
   });
   return found;
 }
 
-async function writeDatabases(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+async function writeDatabases(source: BaseBackupSource, target: BackupTarget): Promise<void> {
   await eachValue(source, Kind.Database, (key, value) => {
     const directory = databaseDirectory(key.spcOid, key.dbOid, source.version);
-    tar.directory(directory);
-    if (value.length > 0) tar.file(`${directory}/PG_VERSION`, value);
+    target.directory(directory);
+    if (value.length > 0) target.file(`${directory}/PG_VERSION`, value);
   });
   await eachValue(source, Kind.RelationMap, (key, value) => {
     // The record of the shared map names no tablespace that matters: database 0 is what makes it shared.
     const spcOid = key.dbOid === 0 ? GLOBAL_TABLESPACE_OID : key.spcOid;
-    tar.file(`${databaseDirectory(spcOid, key.dbOid, source.version)}/pg_filenode.map`, value);
+    target.file(`${databaseDirectory(spcOid, key.dbOid, source.version)}/pg_filenode.map`, value);
   });
 }
 
-async function writeSlrus(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+async function writeSlrus(source: BaseBackupSource, target: BackupTarget): Promise<void> {
   let path = "";
   let segment = new Uint8Array(0);
   const flush = (): void => {
-    if (path !== "") tar.file(path, segment);
+    if (path !== "") target.file(path, segment);
   };
   await eachValue(source, Kind.SlruPage, (key, value) => {
     const next = slruPath(key.spcOid as Slru, Math.floor(key.block / SLRU_SEGMENT_PAGES));
@@ -187,28 +194,28 @@ async function writeSlrus(source: BaseBackupSource, tar: TarWriter): Promise<voi
   flush();
 }
 
-async function writeTwoPhase(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+async function writeTwoPhase(source: BaseBackupSource, target: BackupTarget): Promise<void> {
   await eachValue(source, Kind.TwoPhase, (key, payload) => {
     const fullXid = (BigInt(key.relNumber) << 32n) | BigInt(key.block);
     const file = new Uint8Array(payload.length + 4);
     file.set(payload);
     new DataView(file.buffer).setUint32(payload.length, crc32c(payload), true);
-    tar.file(twoPhasePath(fullXid, source.version), file);
+    target.file(twoPhasePath(fullXid, source.version), file);
   });
 }
 
-async function writeOrigins(source: BaseBackupSource, tar: TarWriter): Promise<void> {
+async function writeOrigins(source: BaseBackupSource, target: BackupTarget): Promise<void> {
   const origins: OriginProgress[] = [];
   await eachValue(source, Kind.ReplicationOrigin, (key, value) => {
     origins.push({ origin: key.block, remoteLsn: decodeOriginProgress(value) });
   });
-  if (origins.length > 0) tar.file(REPLICATION_ORIGINS_PATH, encodeOrigins(origins));
+  if (origins.length > 0) target.file(REPLICATION_ORIGINS_PATH, encodeOrigins(origins));
 }
 
 /** pg_control and the WAL that holds the checkpoint it points to. */
 function writeStart(
   source: BaseBackupSource,
-  tar: TarWriter,
+  target: BackupTarget,
   from: { template: Uint8Array; control: ControlFile; state: CheckpointState },
 ): void {
   const parameters = serverParameters(from.state);
@@ -221,9 +228,9 @@ function writeStart(
     segmentSize: from.control.walSegmentSize,
     timelineNumber: from.state.timelineNumber,
   });
-  for (const segment of start.segments) tar.file(`pg_wal/${segment.name}`, segmentContent(segment));
+  for (const segment of start.segments) target.file(`pg_wal/${segment.name}`, segmentContent(segment));
   const changes = cleanShutdown(start.recordLsn, start.checkpoint, parameters);
-  tar.file("global/pg_control", renderControlFile(from.template, changes));
+  target.file("global/pg_control", renderControlFile(from.template, changes));
 }
 
 function serverParameters(state: CheckpointState): ServerParameters {

@@ -13,7 +13,7 @@ import { type Key, compareKeyPrefixes } from "../../storage/key.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { Kind, kindRange } from "../ingest/keyspace.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
-import type { TarWriter } from "./tar-writer.ts";
+import type { BackupTarget } from "./backup-target.ts";
 
 /** One fork and its size, with the kind of its pages so that it compares with their keys. */
 interface SizedFork {
@@ -34,9 +34,12 @@ export interface RelationSource {
 }
 
 /** Writes all relation files; yields now and then so that the caller can hand on what is ready. */
-export async function* writeRelationFiles(source: RelationSource, tar: TarWriter): AsyncGenerator<void> {
+export async function* writeRelationFiles(
+  source: RelationSource,
+  target: BackupTarget,
+): AsyncGenerator<void> {
   const forks = await readForks(source);
-  const writer = new ForkFiles(forks, source, tar);
+  const writer = new ForkFiles(forks, source, target);
   for await (const batch of source.store.scan(kindRange(Kind.RelationBlock), source.lsn)) {
     for (const entry of batch) {
       if (!writer.wants(entry.key)) continue;
@@ -76,16 +79,16 @@ const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
 class ForkFiles {
   private readonly forks: readonly SizedFork[];
   private readonly source: RelationSource;
-  private readonly tar: TarWriter;
+  private readonly target: BackupTarget;
   private index = -1;
   private nextBlock = 0;
   private initPages: Uint8Array[] = [];
   private readonly scratch = new PageBuffer();
 
-  constructor(forks: readonly SizedFork[], source: RelationSource, tar: TarWriter) {
+  constructor(forks: readonly SizedFork[], source: RelationSource, target: BackupTarget) {
     this.forks = forks;
     this.source = source;
-    this.tar = tar;
+    this.target = target;
     this.advance();
   }
 
@@ -121,7 +124,7 @@ class ForkFiles {
     this.nextBlock = 0;
     const fork = this.current;
     if (fork !== undefined && fork.blocks === 0 && fork.fork !== Fork.Init)
-      this.tar.file(this.path(fork, 0), ZERO_PAGE.subarray(0, 0));
+      this.target.file(this.path(fork, 0), ZERO_PAGE.subarray(0, 0));
   }
 
   private complete(fork: SizedFork): void {
@@ -130,10 +133,10 @@ class ForkFiles {
     // An unlogged relation starts as its init fork says: Postgres does not reset it after a clean shutdown.
     const pages = this.initPages;
     this.initPages = [];
-    for (const target of [fork, { ...fork, fork: Fork.Main }]) {
-      this.tar.beginFile(this.path(target, 0), pages.length * PAGE_SIZE);
-      for (const page of pages) this.tar.write(page);
-      this.tar.endFile();
+    for (const made of [fork, { ...fork, fork: Fork.Main }]) {
+      this.target.beginFile(this.path(made, 0), pages.length * PAGE_SIZE);
+      for (const page of pages) this.target.write(page);
+      this.target.endFile();
     }
   }
 
@@ -148,10 +151,11 @@ class ForkFiles {
     }
     if (block % RELATION_SEGMENT_PAGES === 0) {
       const pages = Math.min(RELATION_SEGMENT_PAGES, fork.blocks - block);
-      this.tar.beginFile(this.path(fork, block / RELATION_SEGMENT_PAGES), pages * PAGE_SIZE);
+      this.target.beginFile(this.path(fork, block / RELATION_SEGMENT_PAGES), pages * PAGE_SIZE);
     }
-    this.tar.write(page);
-    if (this.nextBlock % RELATION_SEGMENT_PAGES === 0 || this.nextBlock === fork.blocks) this.tar.endFile();
+    this.target.write(page);
+    if (this.nextBlock % RELATION_SEGMENT_PAGES === 0 || this.nextBlock === fork.blocks)
+      this.target.endFile();
   }
 
   private withChecksum(bytes: Uint8Array, block: number): Uint8Array {

@@ -4,6 +4,7 @@
  */
 import { Header } from "tar";
 import { assert } from "../../base/errors.ts";
+import type { BackupTarget } from "./backup-target.ts";
 
 const BLOCK = 512;
 const FILE_MODE = 0o600;
@@ -13,7 +14,7 @@ const DIRECTORY_MODE = 0o700;
 const CHUNK_BYTES = 1 << 20;
 
 /** Collects an archive's bytes; `take` returns what is ready in large chunks. */
-export class TarWriter {
+export class TarWriter implements BackupTarget {
   private readonly mtime: Date;
   private buffer = new Uint8Array(CHUNK_BYTES);
   private used = 0;

@@ -4,6 +4,7 @@ import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { CheckReport, TenantReport } from "../check/check-tenant.ts";
 import type { AncestorPoint } from "../timeline/metadata.ts";
 import type { ServedTimeline, WriterStatus } from "../timeline/served-timeline.ts";
+import type { Verification } from "../verify/verify-directory.ts";
 import type { Branch, Tenant } from "../timeline/tenant.ts";
 import type { TenantEntry } from "../timeline/tenants.ts";
 
@@ -89,6 +90,20 @@ export function renderCheck(report: TenantReport): object {
       ...renderPart(timeline),
     })),
     tenant: renderPart(report.tenant),
+  };
+}
+
+/** What the comparison of a directory has found. */
+export function renderVerification({ pages, differences, omitted }: Verification): object {
+  return {
+    pages,
+    differences: differences.map(({ file, block, byte, what }) => ({
+      file,
+      block: block ?? null,
+      byte: byte ?? null,
+      what,
+    })),
+    omitted,
   };
 }
 

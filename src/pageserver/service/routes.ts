@@ -1,4 +1,5 @@
 /** The HTTP API: every route with what it reads and what it answers. */
+import { isAbsolute } from "node:path";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { formatLsn } from "../../base/lsn.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
@@ -16,6 +17,7 @@ import {
   renderCreatedBranch,
   renderDamagedBranch,
   renderTenant,
+  renderVerification,
 } from "./render.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
 import { Router } from "./router.ts";
@@ -24,6 +26,7 @@ export type Handler = (request: ApiRequest) => Promise<Answer>;
 
 const WAIT_TIMEOUT_MS_MAX = 60 * 60 * 1000;
 const COMPUTE_NAME_LENGTH_MAX = 200;
+const PATH_LENGTH_MAX = 4096;
 
 export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {
   const tenantOf = (request: ApiRequest): Tenant<ServedTimeline> => tenants.get(request.tenantId);
@@ -64,7 +67,8 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {
     .add("POST", `${tl}/writer`, onTimeline(openWriter))
     .add("DELETE", `${tl}/writer/:epoch`, onTimeline(closeWriter))
     .add("POST", `${tl}/wait`, onTimeline(wait))
-    .add("GET", `${tl}/basebackup`, onTimeline(baseBackup));
+    .add("GET", `${tl}/basebackup`, onTimeline(baseBackup))
+    .add("POST", `${tl}/verify`, onTimeline(verify));
 }
 
 async function createTenant(request: ApiRequest, tenants: Tenants<ServedTimeline>): Promise<Answer> {
@@ -233,4 +237,24 @@ async function baseBackup(
     },
     stream: backup.stream,
   };
+}
+
+async function verify(request: ApiRequest, timeline: ServedTimeline): Promise<Answer> {
+  const body = await request.body();
+  const lsn = body.lsn("lsn");
+  const directory = body.text("directory", { maxLength: PATH_LENGTH_MAX });
+  if (!isAbsolute(directory)) throw body.wrong("directory", "must be an absolute path");
+  body.end();
+  return jsonLines(async ({ signal, progress }) => {
+    const found = await timeline.verifyDirectory(
+      { directory, lsn },
+      {
+        signal,
+        progress: (pages) => {
+          progress({ pages });
+        },
+      },
+    );
+    return renderVerification(found);
+  });
 }

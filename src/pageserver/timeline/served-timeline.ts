@@ -6,6 +6,7 @@ import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { TimelineStore } from "../../storage/store.ts";
+import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
 
 /** What the timelines of a tenant have in common, learnt from pg_control at import. */
@@ -85,6 +86,11 @@ export interface ServedTimeline {
     lsn?: Lsn;
     readOnly: boolean;
   }): Promise<{ lsn: Lsn; previousLsn?: Lsn; stream: AsyncIterable<Uint8Array> }>;
+  /**
+   * Compares the data directory of a compute that was stopped at `lsn` with a base backup there. Throws `not_checked`
+   * if that cannot be done.
+   */
+  verifyDirectory(request: { directory: string; lsn: Lsn }, options: VerifyOptions): Promise<Verification>;
   /** Waits for layers that are being written. */
   work(): Promise<TimelineWork>;
   /** Stops following the writer (the right to write stays stored), writes what must be written. Idempotent. */

@@ -14,7 +14,7 @@ import { PAGE_SIZE } from "../../postgres/constants.ts";
 import { nextRecordLsn } from "../../postgres/wal/layout.ts";
 import type { StoreCache } from "../../storage/store-cache.ts";
 import type { TimelineStore } from "../../storage/store.ts";
-import { baseBackup } from "../basebackup/basebackup.ts";
+import { type BaseBackupSource, baseBackup } from "../basebackup/basebackup.ts";
 import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
 import { decodeRecordWindow } from "../ingest/record-index.ts";
 import { RedoVerifier } from "../ingest/verify-redo.ts";
@@ -23,6 +23,7 @@ import type { PageCache } from "../read/page-cache.ts";
 import { PageReader } from "../read/page-reader.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
+import { type Verification, type VerifyOptions, verifyDirectory } from "../verify/verify-directory.ts";
 import { findCommitAtOrBefore, hasCommitAfter } from "./commit-times.ts";
 import {
   type AncestorPoint,
@@ -267,16 +268,38 @@ export class Timeline implements ServedTimeline {
       );
     }
     const at = request.lsn === undefined ? end : await this.recordBoundary(request.lsn);
-    const stream = baseBackup({
+    const stream = baseBackup(await this.backupSource(at, request.readOnly));
+    return { lsn: at.endLsn, previousLsn: at.previousLsn, stream };
+  }
+
+  private async backupSource(at: RecordBoundary, readOnly: boolean): Promise<BaseBackupSource> {
+    return {
       store: this.store,
       reconstructor: await makeReconstructor(this.store, this.cluster.pgVersion, at.endLsn),
       version: this.cluster.pgVersion,
       lsn: at.endLsn,
       previousLsn: at.previousLsn,
-      readOnly: request.readOnly,
+      readOnly,
       nowMs: this.dependencies.clock.now(),
-    });
-    return { lsn: at.endLsn, previousLsn: at.previousLsn, stream };
+    };
+  }
+
+  async verifyDirectory(
+    request: { directory: string; lsn: Lsn },
+    options: VerifyOptions,
+  ): Promise<Verification> {
+    this.checkOpen();
+    const { directory, lsn } = request;
+    const end = this.last.endLsn;
+    if (this.withoutPageHeader(lsn) > end) {
+      throw new NeonError(
+        ErrorCode.NotChecked,
+        `the compute was stopped at ${formatLsn(lsn)}, but the pageserver has its WAL up to ${formatLsn(end)} only`,
+      );
+    }
+    const source = await this.backupSource(await this.recordBoundary(lsn), false);
+    const { systemId } = this.cluster;
+    return verifyDirectory(source, { directory, systemId }, this.dependencies.files, options);
   }
 
   async work(): Promise<TimelineWork> {

@@ -21,6 +21,11 @@ import { nextRecordLsn, RECORD_ALIGNMENT, recordEndLsn, segmentName, segmentStar
 import { encodePageHeader, pageHeaderSize } from "./page-header.ts";
 
 const CHECKPOINT_RECORD_SIZE = RECORD_HEADER_SIZE + 2 + CHECKPOINT_SIZE;
+
+/** Where the last checkpoint's record ends: after a clean shutdown, the end of all WAL. */
+export function checkpointEndLsn(control: { checkpointLsn: Lsn; walSegmentSize: number }): Lsn {
+  return recordEndLsn(control.checkpointLsn, CHECKPOINT_RECORD_SIZE, control.walSegmentSize);
+}
 const ID_MAIN_SHORT = 255;
 
 export interface StartPointOptions {

@@ -1,0 +1,77 @@
+/**
+ * Two versions of a page of a relation that should be the same: one made by redo, one from a file of a stopped server.
+ * What may differ is what Postgres masks for wal_consistency_checking, and a few things that servers remember on pages
+ * without ever logging them. Source: PostgreSQL 14-18, src/backend/access, the files named below.
+ */
+import { Fork, PAGE_SIZE, Rmgr } from "../../postgres/constants.ts";
+import { PAGE_HEADER_SIZE, type PageBuffer, isNewPage, pageSpecial } from "../../postgres/page/layout.ts";
+import { maskPage } from "../../postgres/redo/mask.ts";
+
+const SEQUENCE_MAGIC = 0x1717;
+
+/**
+ * The first byte in which the pages differ, or undefined. Changes both. Throws `corrupt` for a page whose header makes
+ * no sense.
+ */
+export function comparePages(
+  left: PageBuffer,
+  right: PageBuffer,
+  page: { readonly fork: number; readonly block: number },
+): number | undefined {
+  if (isNewPage(left) && isNewPage(right)) return undefined;
+  let from = 0;
+  if (page.fork === Fork.VisibilityMap) {
+    // The mask would hide the whole map.
+    from = PAGE_HEADER_SIZE;
+  } else {
+    const rmgr = rmgrOf(isNewPage(left) ? right : left);
+    for (const each of [left, right]) {
+      if (rmgr === Rmgr.Seq) forgetLoggedAhead(each);
+      if (rmgr === Rmgr.Spgist && page.block === 0) forgetPagesWithRoom(each);
+      maskPage(rmgr, each, page.block);
+    }
+  }
+  if (Buffer.compare(left.bytes.subarray(from), right.bytes.subarray(from)) === 0) return undefined;
+  for (let i = from; i < PAGE_SIZE; i++) if (left.bytes[i] !== right.bytes[i]) return i;
+  return undefined;
+}
+
+/** What the last two bytes of the special area say about the kind of page, for those kinds that say it there. */
+const PAGE_IDS: Readonly<Record<number, number>> = {
+  0xff80: Rmgr.Hash,
+  0xff81: Rmgr.Gist,
+  0xff82: Rmgr.Spgist,
+  // Indexes of the extension bloom.
+  0xff83: Rmgr.Generic,
+  0xf091: Rmgr.Brin,
+  0xf092: Rmgr.Brin,
+  0xf093: Rmgr.Brin,
+};
+
+/** The kind of page by its special area: heaps have none, the others are told apart by its size and what is in there. */
+function rmgrOf(page: PageBuffer): number {
+  const size = PAGE_SIZE - pageSpecial(page);
+  if (size === 0) return Rmgr.Heap;
+  if (size === 8 && page.view.getUint32(PAGE_SIZE - 8, true) === SEQUENCE_MAGIC) return Rmgr.Seq;
+  const id = PAGE_IDS[page.view.getUint16(PAGE_SIZE - 2, true)];
+  if (id !== undefined) return id;
+  if (size === 16) return Rmgr.Btree;
+  return size === 8 ? Rmgr.Gin : Rmgr.Heap;
+}
+
+/**
+ * The first page of an SP-GiST index remembers pages with room behind its magic number; that is not logged
+ * (spgist/spgutils.c, SpGistUpdateMetaPage).
+ */
+function forgetPagesWithRoom(page: PageBuffer): void {
+  page.bytes.fill(0, 28, 92);
+}
+
+/**
+ * WAL has a sequence some values ahead of the server's own page: last value and count of those logged
+ * (commands/sequence.c, nextval_internal).
+ */
+function forgetLoggedAhead(page: PageBuffer): void {
+  const offset = page.view.getUint32(24, true) & 0x7fff;
+  if (offset > 0 && offset + 41 <= PAGE_SIZE) page.bytes.fill(0, offset + 24, offset + 41);
+}
