@@ -17,6 +17,7 @@ import {
   timelineIdField,
   writerEpochField,
 } from "./json.ts";
+import { type Verification, verificationOf } from "./verification.ts";
 
 export interface PageserverStatus {
   readonly pid: number;
@@ -303,6 +304,33 @@ export class PageserverClient {
       throw new NeonError(ErrorCode.Unreachable, "the pageserver sent a base backup without its LSN");
     }
     return { lsn, previousLsn: headerLsn(answer.headers["x-neon-previous-lsn"]), stream: answer };
+  }
+
+  /** Has the server compare the data directory of a compute that was stopped at `lsn`. It must be able to read it. */
+  async verifyDirectory(
+    timelineId: TimelineId,
+    options: {
+      directory: string;
+      lsn: Lsn;
+      progress?: ((pages: number) => void) | undefined;
+      signal?: AbortSignal | undefined;
+    },
+  ): Promise<Verification> {
+    const result = await requestJsonLines(
+      this.target(),
+      {
+        method: "POST",
+        path: `${this.timelinePath(timelineId)}/verify`,
+        body: { directory: options.directory, lsn: formatLsn(options.lsn) },
+        timeoutMs: LONG_TIMEOUT_MS,
+        signal: options.signal,
+      },
+      (value) => {
+        const { pages } = asObject(value, "progress");
+        if (typeof pages === "number") options.progress?.(pages);
+      },
+    );
+    return verificationOf(asObject(result, "result"));
   }
 
   private target(): { baseUrl: string; token: string | undefined } {

@@ -2,7 +2,9 @@
 import type { TenantId, TimelineId, WriterEpoch } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { BranchInfo, PageserverStatus, WriterSource } from "../client/pageserver-client.ts";
+import type { Verification } from "../client/verification.ts";
 import type { PgBinaries } from "./binaries.ts";
+import type { VerifyOptions } from "./compute-verify.ts";
 import type { RunAs } from "./run-as.ts";
 
 /** The part of `PageserverClient` that computes use. */
@@ -20,6 +22,10 @@ export interface ComputePageserver {
   ): Promise<{ readonly epoch: WriterEpoch; readonly lsn: Lsn }>;
   closeWriter(timelineId: TimelineId, epoch: WriterEpoch): Promise<void>;
   waitForLsn(timelineId: TimelineId, lsn: Lsn, timeoutMs: number): Promise<void>;
+  verifyDirectory(
+    timelineId: TimelineId,
+    options: { directory: string; lsn: Lsn } & VerifyOptions,
+  ): Promise<Verification>;
   baseBackup(
     timelineId: TimelineId,
     options: { lsn?: Lsn | undefined; readOnly: boolean },

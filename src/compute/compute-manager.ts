@@ -19,6 +19,7 @@ import { type ComputeInfo, computeInfo } from "./compute-info.ts";
 import { ComputePaths } from "./compute-paths.ts";
 import { startCompute } from "./compute-start.ts";
 import { type StopMode, stopCompute } from "./compute-stop.ts";
+import { type ComputeVerification, type VerifyOptions, verifyCompute } from "./compute-verify.ts";
 import { removeTree } from "./directory-setup.ts";
 import { findPostmaster, waitForOrphans } from "./postmaster.ts";
 import { chooseRunAs } from "./run-as.ts";
@@ -192,6 +193,14 @@ export class ComputeManager {
       if (running) record = await stopCompute(this.context(record), record, paths, "immediate");
       await this.closeWriterForGood(record, options.force);
       await this.discard(name);
+    });
+  }
+
+  /** Has a stopped compute's directory compared with its branch. Throws `not_checked` if that cannot be done. */
+  async verify(name: string, options: VerifyOptions = {}): Promise<ComputeVerification> {
+    return this.locked(name, async () => {
+      const record = this.mustRead(name);
+      return verifyCompute(this.context(record), record, this.paths(name), options);
     });
   }
 

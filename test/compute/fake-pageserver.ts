@@ -18,6 +18,7 @@ import {
 } from "../../src/base/ids.ts";
 import { type Lsn, formatLsn } from "../../src/base/lsn.ts";
 import type { BranchInfo, PageserverStatus, WriterSource } from "../../src/client/pageserver-client.ts";
+import type { Verification } from "../../src/client/verification.ts";
 import type { ComputePageserver } from "../../src/compute/compute-context.ts";
 import { packDataDirectory } from "../../src/compute/data-directory.ts";
 import { readDirectoryState } from "../../src/compute/directory-setup.ts";
@@ -69,6 +70,14 @@ export class FakePageserver implements ComputePageserver, AsyncDisposable {
     for await (const chunk of packDataDirectory(dataDirectory)) chunks.push(chunk as Buffer);
     this.backups.set(state.endLsn, Buffer.concat(chunks));
     return state.endLsn;
+  }
+
+  /** What it was asked to compare; it finds nothing wrong. */
+  readonly compared: { directory: string; lsn: Lsn }[] = [];
+
+  verifyDirectory(_: TimelineId, options: { directory: string; lsn: Lsn }): Promise<Verification> {
+    this.compared.push(options);
+    return Promise.resolve({ pages: 1, differences: [], omitted: 0 });
   }
 
   withTenant(): this {

@@ -288,9 +288,10 @@ async function readUpTo(
   position: number,
   length: number,
 ): Promise<Uint8Array> {
+  if (handle === undefined) return new Uint8Array(0);
   const bytes = new Uint8Array(length);
   let done = 0;
-  while (handle !== undefined && done < length) {
+  while (done < length) {
     const count = await handle.read(bytes, done, length - done, position + done);
     if (count === 0) break;
     done += count;
