@@ -66,7 +66,11 @@ test("branches of a database with indexes of all kinds", { timeout: 120_000 }, a
   await compute.stop();
   await main.waitForLsn(end, 10_000);
   const copy = await lab.extract(main);
-  const { pages, differences } = await compareDirectories(compute.dataDir, copy.dataDir, main.cluster.pgVersion);
+  const { pages, differences } = await compareDirectories(
+    compute.dataDir,
+    copy.dataDir,
+    main.cluster.pgVersion,
+  );
   t.diagnostic(`${pages} pages compared with the compute's own directory`);
   assert.deepEqual(differences, []);
   assert(pages > 2000);
