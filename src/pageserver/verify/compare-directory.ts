@@ -36,6 +36,21 @@ type Kind =
   | { readonly kind: "bytes" }
   | { readonly kind: "ignored" };
 
+/** Paths of all files, also of those in tablespaces, which are links to directories elsewhere. */
+async function filesBelow(root: string): Promise<string[]> {
+  const links = await readdir(join(root, "pg_tblspc"), { withFileTypes: true }).catch(() => []);
+  const elsewhere = links.filter((entry) => entry.isSymbolicLink()).map((entry) => `pg_tblspc/${entry.name}`);
+  const found: string[] = [];
+  for (const start of ["", ...elsewhere]) {
+    // With a slash at its end, a link is followed.
+    const directory = start === "" ? root : `${join(root, start)}/`;
+    for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
+      if (entry.isFile()) found.push(join(start, relative(directory, join(entry.parentPath, entry.name))));
+    }
+  }
+  return found;
+}
+
 /** A piece of a file of the backup that waits to be compared. */
 interface Piece {
   readonly path: string;
@@ -85,9 +100,7 @@ export class DirectoryComparison implements BackupTarget {
   static async open(root: string, version: PgVersion, files: Files): Promise<DirectoryComparison> {
     const paths = new Set<string>();
     const unlogged = new Set<string>();
-    for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
-      if (!entry.isFile()) continue;
-      const path = relative(root, join(entry.parentPath, entry.name));
+    for (const path of await filesBelow(root)) {
       paths.add(path);
       const relation = parseRelationPath(path, version);
       if (relation?.fork === Fork.Init) unlogged.add(nameOf(relation));
