@@ -42,7 +42,7 @@ test("a branch is compared with its stopped compute", { timeout: 120_000 }, asyn
   assert.match(different.stdout, /: 1 differs$/m);
   assert.match(
     different.stderr,
-    /^error: branch "main" is not what its compute has: 1 differs\nhint: .*neon fsck/,
+    /^error: branch "main" is not what its compute has: 1 differs\nhint: .*neon fsck/m,
   );
   const value = await cli.json("verify", "main");
   assert.equal((value["error"] as { code: string }).code, "corrupt");
