@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Lsn, formatLsn } from "../../src/base/lsn.ts";
 import { parseSegmentName } from "../../src/postgres/wal/layout.ts";
-import type { TestPostgres } from "../support/postgres.ts";
+import type { Settings, TestPostgres } from "../support/postgres.ts";
 
 /**
  * Makes an archive of all WAL since `startLsn`: the compute's segments, the first one completed with what the first
@@ -36,7 +36,12 @@ export function archiveWal(
 }
 
 /** A running server that stock recovery has brought to exactly `lsn`, the end of a record. */
-export async function recoverTo(base: TestPostgres, archive: string, lsn: Lsn): Promise<TestPostgres> {
+export async function recoverTo(
+  base: TestPostgres,
+  archive: string,
+  lsn: Lsn,
+  settings: Settings = {},
+): Promise<TestPostgres> {
   const server = await base.clone();
   server.configure({
     restore_command: `cp ${archive}/%f %p`,
@@ -48,6 +53,7 @@ export async function recoverTo(base: TestPostgres, archive: string, lsn: Lsn): 
     max_prepared_transactions: 10,
     fsync: "off",
     autovacuum: "off",
+    ...settings,
   });
   const signal = join(server.dataDir, "recovery.signal");
   writeFileSync(signal, "");

@@ -230,7 +230,7 @@ export class DirectoryComparison implements BackupTarget {
     const block = relation.segment * RELATION_SEGMENT_PAGES + (at + offset) / PAGE_SIZE;
     this.pages++;
     try {
-      const byte = comparePages(theirs, ours, { fork: relation.fork, block });
+      const byte = comparePages(theirs, ours, { dbOid: relation.dbOid, fork: relation.fork, block });
       if (byte === undefined) return;
       const [there, here] = [theirs.bytes[byte] ?? 0, ours.bytes[byte] ?? 0];
       this.differ(piece.path, `${hex(there)} in the directory, ${hex(here)} in the backup`, { block, byte });

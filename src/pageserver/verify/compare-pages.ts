@@ -4,35 +4,68 @@
  * without ever logging them. Source: PostgreSQL 14-18, src/backend/access, the files named below.
  */
 import { Fork, PAGE_SIZE, Rmgr } from "../../postgres/constants.ts";
-import { PAGE_HEADER_SIZE, type PageBuffer, isNewPage, pageSpecial } from "../../postgres/page/layout.ts";
+import {
+  PAGE_HEADER_SIZE,
+  type PageBuffer,
+  isNewPage,
+  pageLower,
+  pageSpecial,
+  pageUpper,
+} from "../../postgres/page/layout.ts";
 import { maskPage } from "../../postgres/redo/mask.ts";
 
 const SEQUENCE_MAGIC = 0x1717;
+/** Databases with oids below are made by initdb, all others by CREATE DATABASE. */
+const FIRST_USER_OID = 16384;
 
 /**
- * The first byte in which the pages differ, or undefined. Changes both. Throws `corrupt` for a page whose header makes
- * no sense.
+ * The first byte in which the server's page and ours differ, or undefined. Changes both. Throws `corrupt` for a page
+ * whose header makes no sense.
  */
 export function comparePages(
-  left: PageBuffer,
-  right: PageBuffer,
-  page: { readonly fork: number; readonly block: number },
+  theirs: PageBuffer,
+  ours: PageBuffer,
+  page: { readonly dbOid: number; readonly fork: number; readonly block: number },
 ): number | undefined {
-  if (isNewPage(left) && isNewPage(right)) return undefined;
-  let from = 0;
-  if (page.fork === Fork.VisibilityMap) {
-    // The mask would hide the whole map.
-    from = PAGE_HEADER_SIZE;
-  } else {
-    const rmgr = rmgrOf(isNewPage(left) ? right : left);
-    for (const each of [left, right]) {
-      if (rmgr === Rmgr.Seq) forgetLoggedAhead(each);
-      if (rmgr === Rmgr.Spgist && page.block === 0) forgetPagesWithRoom(each);
-      maskPage(rmgr, each, page.block);
-    }
+  if (isNewPage(theirs) && isNewPage(ours)) return undefined;
+  if (page.fork === Fork.VisibilityMap) return compareMaps(theirs, ours, page.dbOid >= FIRST_USER_OID);
+  if (isNewPage(theirs) || isNewPage(ours)) {
+    // A server that extends a table may set up a page on which then nothing is put, or logged.
+    return isEmptyHeap(theirs) && isNewPage(ours) ? undefined : firstDifference(theirs, ours);
   }
-  if (Buffer.compare(left.bytes.subarray(from), right.bytes.subarray(from)) === 0) return undefined;
-  for (let i = from; i < PAGE_SIZE; i++) if (left.bytes[i] !== right.bytes[i]) return i;
+  const rmgr = rmgrOf(theirs);
+  for (const each of [theirs, ours]) {
+    if (rmgr === Rmgr.Seq) forgetLoggedAhead(each);
+    if (rmgr === Rmgr.Spgist && page.block === 0) forgetPagesWithRoom(each);
+    maskPage(rmgr, each, page.block);
+  }
+  return firstDifference(theirs, ours);
+}
+
+function firstDifference(a: PageBuffer, b: PageBuffer): number | undefined {
+  if (Buffer.compare(a.bytes, b.bytes) === 0) return undefined;
+  for (let i = 0; i < PAGE_SIZE; i++) if (a.bytes[i] !== b.bytes[i]) return i;
+  return undefined;
+}
+
+function isEmptyHeap(page: PageBuffer): boolean {
+  return (
+    pageSpecial(page) === PAGE_SIZE && pageUpper(page) === PAGE_SIZE && pageLower(page) === PAGE_HEADER_SIZE
+  );
+}
+
+/**
+ * The mask would hide the whole map, so its bits are compared as they are. When CREATE DATABASE copies a map page by
+ * page (STRATEGY = wal_log), it takes all bits for the hole of the page and does not log them (storage/buffer/bufmgr.c,
+ * RelationCopyStorageUsingBuffer): where that may have happened, recovery has fewer bits than the server. More would be
+ * wrong anywhere.
+ */
+function compareMaps(theirs: PageBuffer, ours: PageBuffer, mayLackBits: boolean): number | undefined {
+  for (let i = PAGE_HEADER_SIZE; i < PAGE_SIZE; i++) {
+    const [there, here] = [theirs.bytes[i] as number, ours.bytes[i] as number];
+    if (there === here || (mayLackBits && (here & ~there) === 0)) continue;
+    return i;
+  }
   return undefined;
 }
 
