@@ -21,7 +21,7 @@ import {
   type DirectoryState,
   readDirectoryState,
   removeStaleLocks,
-  removeTree,
+  removeLeftovers,
   replaceDirectory,
   saveAutoConf,
   writeConfiguration,
@@ -241,7 +241,7 @@ async function runPostgres(
   await writeComputeFile(paths.file, running);
   await postmaster.waitUntilReady();
   saveAutoConf(paths);
-  const cleaning = removeTree(paths.oldPgdata);
+  const cleaning = removeLeftovers(paths);
   // Before the pageserver streams from it, every COMMIT would wait.
   const following = waitsForPageserver(record) ? waitUntilFollowed(context, running) : undefined;
   await Promise.all([cleaning, following]);

@@ -144,6 +144,14 @@ export async function removeStaleLocks(paths: ComputePaths): Promise<void> {
   await removeTree(paths.sockets);
 }
 
+/** Removes what commands that were killed have left in a compute's directory. Its lock must be held. */
+export async function removeLeftovers(paths: ComputePaths): Promise<void> {
+  const unfinished = readdirSync(paths.directory).filter((name) => name.endsWith(".tmp"));
+  for (const name of unfinished) await removeTree(join(paths.directory, name));
+  await removeTree(paths.newPgdata);
+  await removeTree(paths.oldPgdata);
+}
+
 function makeSocketDirectory(path: string, owner: RunAs | undefined): void {
   if (!lstatSync(path, { throwIfNoEntry: false })) mkdirSync(path, { mode: 0o700 });
   // Its parent is ours, so nobody else can have put a link here.

@@ -6,7 +6,17 @@ import { appendFileSync, copyFileSync, readFileSync, renameSync, rmSync, writeFi
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Json } from "./cli.ts";
-import { Lab, isAlive, isPending, killAndWait, neon, processesBelow, send, until } from "./support.ts";
+import {
+  Lab,
+  freePort,
+  isAlive,
+  isPending,
+  killAndWait,
+  neon,
+  processesBelow,
+  send,
+  until,
+} from "./support.ts";
 
 test("start, stop, restart, destroy, list, url, psql", { timeout: 120_000 }, async () => {
   await using lab = await Lab.init();
@@ -61,16 +71,6 @@ test("start, stop, restart, destroy, list, url, psql", { timeout: 120_000 }, asy
   );
   assert.match(await lab.ok("logs", "main"), /database system is ready to accept connections/);
 });
-
-async function freePort(): Promise<number> {
-  const { createServer } = await import("node:net");
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  assert(typeof address === "object" && address !== null);
-  return address.port;
-}
 
 test(
   "settings survive; a directory that is unclean, gone or stale is rebuilt",

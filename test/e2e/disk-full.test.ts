@@ -9,17 +9,20 @@ import { type Json, sleep } from "./cli.ts";
 import { refusal, refused } from "./refusals.ts";
 import { Lab, isPending, killAndWait } from "./support.ts";
 
-interface SmallDisk extends Disposable {
+interface SmallDisk {
   resize(sizeMib: number): void;
   /** Shrinks it so far that only this much is left. */
   leave(freeMib: number): void;
 }
 
 /** A small file system in memory; undefined where that is not possible. */
-function smallDisk(directory: string, sizeMib: number): SmallDisk | undefined {
+function smallDisk(lab: Lab, directory: string, sizeMib: number): SmallDisk | undefined {
   const mount = (...args: string[]): boolean => spawnSync("mount", args, { stdio: "ignore" }).status === 0;
   if (process.getuid?.() !== 0 || process.platform !== "linux") return undefined;
   if (!mount("-t", "tmpfs", "-o", `size=${sizeMib}m,mode=755`, "tmpfs", directory)) return undefined;
+  lab.atEnd(() => {
+    spawnSync("umount", ["-l", directory], { stdio: "ignore" });
+  });
   const resize = (mib: number): void => assert(mount("-o", `remount,size=${Math.ceil(mib)}m`, directory));
   return {
     resize,
@@ -27,15 +30,12 @@ function smallDisk(directory: string, sizeMib: number): SmallDisk | undefined {
       const { blocks, bfree, bsize } = statfsSync(directory);
       resize(((blocks - bfree) * bsize) / 2 ** 20 + freeMib);
     },
-    [Symbol.dispose]: () => {
-      spawnSync("umount", ["-l", directory], { stdio: "ignore" });
-    },
   };
 }
 
 test("disk full: init and pg create", { timeout: 120_000 }, async (t) => {
   await using lab = new Lab();
-  using disk = smallDisk(lab.directory, 8);
+  const disk = smallDisk(lab, lab.directory, 8);
   if (!disk) return t.skip("only root can mount a small file system");
   const full = refusal(9, "resource", /disk is full|no space|ENOSPC/i, /make room/i);
   for (const sizeMib of [8, 24, 44]) {
@@ -61,7 +61,7 @@ test("disk full at the pageserver while WAL flows", { timeout: 120_000 }, async 
   const directory = join(lab.neonDirectory, "pageserver");
   renameSync(directory, `${directory}.moved`);
   mkdirSync(directory, { mode: 0o700 });
-  using disk = smallDisk(directory, 300);
+  const disk = smallDisk(lab, directory, 300);
   if (!disk) return t.skip("only root can mount a small file system");
   cpSync(`${directory}.moved`, directory, { recursive: true });
   rmSync(`${directory}.moved`, { recursive: true });

@@ -154,9 +154,9 @@ test("a branch has every commit that has returned, also the last one", { timeout
   const client = await lab.connect(main);
   await client.query("create table t (v int)");
   let returned = 0;
-  let stopping = false;
+  const enough = new AbortController();
   const writer = (async () => {
-    while (!stopping) {
+    while (!enough.signal.aborted) {
       await client.query("insert into t values ($1)", [returned + 1]);
       returned++;
     }
@@ -167,7 +167,7 @@ test("a branch has every commit that has returned, also the last one", { timeout
     await lab.ok("branch", `b${round}`);
     bounds.push({ atLeast, atMost: returned + 1 });
   }
-  stopping = true;
+  enough.abort();
   await writer;
   await client.end();
   assert(returned > 50, "there was load");

@@ -61,6 +61,13 @@ export class Lab extends Cli {
     }
   }
 
+  private readonly leftToDo: (() => void)[] = [];
+
+  /** Has something done at the end, when nothing runs any more and before the directory is removed. */
+  atEnd(action: () => void): void {
+    this.leftToDo.unshift(action);
+  }
+
   get neonDirectory(): string {
     return join(this.directory, ".neon");
   }
@@ -107,11 +114,15 @@ export class Lab extends Cli {
     const left = processesBelow(this.directory);
     for (const pid of left) send(pid, "SIGKILL");
     await until("the processes to go", () => processesBelow(this.directory).length === 0);
+    for (const action of this.leftToDo) action();
     rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 }
 
-/** Living processes that work in a directory or below it: pageserver, Postgres, initdb. Linux only. */
+/**
+ * Living processes that work in a directory or below it, or were started with a path in it: pageserver, Postgres,
+ * initdb. Linux only.
+ */
 export function processesBelow(directory: string): number[] {
   const root = existsSync(directory) ? realpathSync(directory) : directory;
   return readdirSync("/proc").flatMap((name) => {
@@ -119,8 +130,9 @@ export function processesBelow(directory: string): number[] {
     if (!Number.isInteger(pid) || pid === process.pid) return [];
     try {
       const cwd = readlinkSync(`/proc/${pid}/cwd`).replace(/ \(deleted\)$/, "");
-      if (cwd !== root && !cwd.startsWith(`${root}/`)) return [];
-      return stateOf(pid) === "Z" ? [] : [pid];
+      const worksThere = cwd === root || cwd.startsWith(`${root}/`);
+      const isNamed = readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(`${root}/`);
+      return (worksThere || isNamed) && stateOf(pid) !== "Z" ? [pid] : [];
     } catch {
       return [];
     }
@@ -183,4 +195,11 @@ export async function listenSomewhere(port = 0): Promise<{ server: Server; port:
   server.listen(port, "127.0.0.1");
   await once(server, "listening");
   return { server, port: (server.address() as AddressInfo).port };
+}
+
+/** A port that nobody listens on just now. */
+export async function freePort(): Promise<number> {
+  const { server, port } = await listenSomewhere();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
 }
