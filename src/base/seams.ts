@@ -48,7 +48,9 @@ export interface Files {
   rename(from: string, to: string): Promise<void>;
   /** Removing what is not there is no error. */
   remove(path: string): Promise<void>;
-  /** Names in a directory, sorted. */
+  /** Removes a directory with all that is in it, not as one step; one that is not there is no error. */
+  removeTree(directory: string): Promise<void>;
+  /** Names in a directory, of files and directories, sorted. */
   list(directory: string): Promise<string[]>;
   /** Creates a directory and its parents; existing is fine. */
   makeDirectory(directory: string): Promise<void>;

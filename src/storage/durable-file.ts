@@ -6,72 +6,24 @@ type Change =
   | { readonly kind: "write"; readonly bytes: Uint8Array; readonly position: number }
   | { readonly kind: "truncate"; readonly sizeBytes: number };
 
-export class DurableFile {
-  private bytes: Uint8Array = new Uint8Array(0);
-  private length = 0;
-  private durable: Uint8Array = new Uint8Array(0);
-  private changes: Change[] = [];
+/** Bytes that grow. */
+class Content {
+  bytes: Uint8Array = new Uint8Array(0);
+  length = 0;
 
-  get sizeBytes(): number {
-    return this.length;
-  }
-
-  /** Copy. */
-  content(): Uint8Array {
-    return this.bytes.slice(0, this.length);
-  }
-
-  /** Fills `target` as far as the file reaches. */
-  read(target: Uint8Array, position: number): number {
-    const count = Math.max(Math.min(target.length, this.length - position), 0);
-    target.set(this.bytes.subarray(position, position + count));
-    return count;
-  }
-
-  write(bytes: Uint8Array, position: number): void {
-    const own = bytes.slice();
-    this.changes.push({ kind: "write", bytes: own, position });
-    this.put(own, position);
-  }
-
-  truncate(sizeBytes: number): void {
-    this.changes.push({ kind: "truncate", sizeBytes });
-    this.resize(sizeBytes);
-  }
-
-  sync(): void {
-    this.durable = this.content();
-    this.changes = [];
-  }
-
-  /** What is on disk after a power loss: of each change since the last sync all, nothing, or some sectors. */
-  afterPowerLoss(random: () => number): DurableFile {
-    const after = new DurableFile();
-    after.put(this.durable, 0);
-    for (const change of this.changes) {
-      const fate = random() % 3;
-      if (fate === 0) continue;
-      if (change.kind === "truncate") after.resize(change.sizeBytes);
-      else if (fate === 1) after.put(change.bytes, change.position);
-      else after.putSectors(change.bytes, change.position, random);
-    }
-    after.sync();
-    return after;
-  }
-
-  private put(bytes: Uint8Array, position: number): void {
+  put(bytes: Uint8Array, position: number): void {
     const end = position + bytes.length;
     if (end > this.length) this.resize(end);
     this.bytes.set(bytes, position);
   }
 
-  private putSectors(bytes: Uint8Array, position: number, random: () => number): void {
+  putSectors(bytes: Uint8Array, position: number, random: () => number): void {
     for (let at = 0; at < bytes.length; at += SECTOR_SIZE) {
       if (random() % 2 === 0) this.put(bytes.subarray(at, at + SECTOR_SIZE), position + at);
     }
   }
 
-  private resize(sizeBytes: number): void {
+  resize(sizeBytes: number): void {
     if (sizeBytes > this.bytes.length) {
       const grown = new Uint8Array(Math.max(sizeBytes, this.bytes.length * 2));
       grown.set(this.bytes.subarray(0, this.length));
@@ -79,5 +31,72 @@ export class DurableFile {
     }
     if (sizeBytes < this.length) this.bytes.fill(0, sizeBytes, this.length);
     this.length = sizeBytes;
+  }
+
+  apply(change: Change): void {
+    if (change.kind === "truncate") this.resize(change.sizeBytes);
+    else this.put(change.bytes, change.position);
+  }
+}
+
+export class DurableFile {
+  private readonly now = new Content();
+  private readonly durable = new Content();
+  private changes: Change[] = [];
+
+  get sizeBytes(): number {
+    return this.now.length;
+  }
+
+  /** Copy. */
+  content(): Uint8Array {
+    return this.now.bytes.slice(0, this.now.length);
+  }
+
+  /** Fills `target` as far as the file reaches. */
+  read(target: Uint8Array, position: number): number {
+    const count = Math.max(Math.min(target.length, this.now.length - position), 0);
+    target.set(this.now.bytes.subarray(position, position + count));
+    return count;
+  }
+
+  write(bytes: Uint8Array, position: number): void {
+    this.change({ kind: "write", bytes: bytes.slice(), position });
+  }
+
+  truncate(sizeBytes: number): void {
+    this.change({ kind: "truncate", sizeBytes });
+  }
+
+  sync(): void {
+    for (const change of this.changes) this.durable.apply(change);
+    this.changes = [];
+  }
+
+  /**
+   * A sync that failed: what was written is still to be read, but it is not on the disk, and no later sync puts it
+   * there, because the kernel takes it for written.
+   */
+  failSync(): void {
+    this.changes = [];
+  }
+
+  /** What is on disk after a power loss: of each change since the last sync all, nothing, or some sectors. */
+  afterPowerLoss(random: () => number): DurableFile {
+    const after = new DurableFile();
+    after.now.put(this.durable.bytes.subarray(0, this.durable.length), 0);
+    for (const change of this.changes) {
+      const fate = random() % 3;
+      if (fate === 0) continue;
+      if (fate === 1 || change.kind === "truncate") after.now.apply(change);
+      else after.now.putSectors(change.bytes, change.position, random);
+    }
+    after.durable.put(after.content(), 0);
+    return after;
+  }
+
+  private change(change: Change): void {
+    this.changes.push(change);
+    this.now.apply(change);
   }
 }

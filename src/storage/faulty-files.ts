@@ -1,12 +1,14 @@
 /**
  * A file system in memory that fails on purpose, for tests. It can lose power (what was not synced survives in part,
  * sector by sector; what was not made durable in a directory is there or not, name by name), fill up, return less
- * than was asked for, fail a given operation, and flip bits. The same seed gives the same faults.
+ * than was asked for, fail or stop at any given call, lie about a sync, and flip bits. The same seed gives the same
+ * faults.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { unreachable } from "../base/errors.ts";
-import type { FileHandle, Files } from "../base/seams.ts";
+import type { DirectFileHandle, FileHandle, Files } from "../base/seams.ts";
 import { DurableFile } from "./durable-file.ts";
+import { Directory, FaultyTree } from "./faulty-tree.ts";
 
 export interface FaultyFilesOptions {
   /** A number below 2^32 for each call; its sequence decides what happens. */
@@ -17,7 +19,22 @@ export interface FaultyFilesOptions {
   readonly shortReads?: boolean;
   /** Operations give way to others, now and then. */
   readonly interleave?: boolean;
+  /** Handles can write and sync on the spot. */
+  readonly direct?: boolean;
 }
+
+/** What goes wrong at a call. */
+export type Fault =
+  /** The power fails; of a write or sync under way anything may have reached the disk. */
+  | { readonly kind: "power" }
+  /** The call fails with a system error. A sync that fails has lost what it was to make durable. */
+  | { readonly kind: "error"; readonly code: string }
+  /** A write stops half way, the disk being full; a read returns less than was asked for. */
+  | { readonly kind: "short" }
+  /** A sync returns, but has done nothing. */
+  | { readonly kind: "lost-sync" };
+
+export type CallKind = "open" | "read" | "write" | "sync" | "change" | "look" | "close";
 
 /** Thrown by the operation during which the power fails and by all after it. */
 export class PowerLossError extends Error {
@@ -38,22 +55,14 @@ export class FaultError extends Error {
   }
 }
 
-/** A change of names that is not durable yet. */
-type NameChange =
-  | { readonly kind: "link"; readonly path: string; readonly file: DurableFile }
-  | { readonly kind: "unlink"; readonly path: string }
-  | { readonly kind: "rename"; readonly from: string; readonly path: string; readonly file: DurableFile }
-  | { readonly kind: "directory"; readonly path: string };
-
-/** What a disk holds. */
-interface Names {
-  readonly files: Map<string, DurableFile>;
-  readonly directories: Set<string>;
-}
+/** What a call is to do beside or instead of its work. */
+type Verdict = "go" | "short" | "skip";
 
 export class FaultyFiles implements Files {
   /** Operations that change something, so far. */
   operations = 0;
+  /** Kinds of all calls so far, with what they were about. */
+  readonly calls: { readonly kind: CallKind; readonly what: string }[] = [];
   /** Handles that are open. */
   openHandles = 0;
   /** The power fails during this operation, counted from 1. */
@@ -62,47 +71,32 @@ export class FaultyFiles implements Files {
   readonly failures = new Map<number, string>();
   capacityBytes: number;
 
-  private readonly options: FaultyFilesOptions;
-  private readonly names: Names;
-  private readonly durable: Names;
-  private pending: NameChange[] = [];
+  readonly options: FaultyFilesOptions;
+  private readonly faults = new Map<number, Fault>();
+  private readonly tree: FaultyTree;
   private powerless = false;
 
-  constructor(options: FaultyFilesOptions) {
+  constructor(options: FaultyFilesOptions, tree = new FaultyTree()) {
     this.options = options;
     this.capacityBytes = options.capacityBytes ?? Number.POSITIVE_INFINITY;
-    this.names = { files: new Map(), directories: new Set(["/"]) };
-    this.durable = { files: new Map(), directories: new Set(["/"]) };
+    this.tree = tree;
+  }
+
+  /** Has something go wrong at a call, counted from 1: any call, reads and looks included. */
+  plan(call: number, fault: Fault): void {
+    this.faults.set(call, fault);
   }
 
   /** What a machine finds when the power comes back: another file system. This one stays dead. */
   afterPowerLoss(): FaultyFiles {
     this.powerless = true;
-    const after = new FaultyFiles(this.options);
-    const kept = this.keptNames();
-    for (const path of kept.directories) {
-      after.names.directories.add(path);
-      after.durable.directories.add(path);
-    }
-    for (const [path, file] of kept.files) {
-      if (!kept.directories.has(parentOf(path))) continue;
-      const survivor = file.afterPowerLoss(this.options.random);
-      after.names.files.set(path, survivor);
-      after.durable.files.set(path, survivor);
-    }
-    return after;
+    return new FaultyFiles(this.options, this.tree.afterPowerLoss(this.options.random));
   }
 
   /** What is left when only the process dies: everything it has written. */
   afterKill(): FaultyFiles {
     this.powerless = true;
-    const after = new FaultyFiles(this.options);
-    for (const [path, file] of this.names.files) after.names.files.set(path, file);
-    for (const path of this.names.directories) after.names.directories.add(path);
-    for (const [path, file] of this.durable.files) after.durable.files.set(path, file);
-    for (const path of this.durable.directories) after.durable.directories.add(path);
-    after.pending = [...this.pending];
-    return after;
+    return new FaultyFiles(this.options, this.tree);
   }
 
   /** The bytes of a file, to look at or to damage. */
@@ -114,93 +108,95 @@ export class FaultyFiles implements Files {
     const file = new DurableFile();
     file.write(bytes, 0);
     file.sync();
-    this.names.files.set(path, file);
-    this.durable.files.set(path, file);
+    if (!this.tree.put(path, file, true)) throw new FaultError("ENOENT", path);
   }
 
   paths(): string[] {
-    return [...this.names.files.keys()].sort();
+    return this.tree.paths();
   }
 
   async open(path: string, mode: "r" | "w" | "r+"): Promise<FileHandle> {
     await this.turn();
     if (mode === "w") {
-      this.step("open");
-      if (!this.names.directories.has(parentOf(path))) throw new FaultError("ENOENT", path);
-      const file = this.names.files.get(path) ?? new DurableFile();
-      if (!this.names.files.has(path)) {
-        this.names.files.set(path, file);
-        this.pending.push({ kind: "link", path, file });
-      }
+      this.step("change", `open ${path}`);
+      const found = this.tree.file(path);
+      const file = found ?? new DurableFile();
+      if (found === undefined && !this.tree.put(path, file)) throw new FaultError("ENOENT", path);
       file.truncate(0);
+    } else {
+      this.look("open", `open ${path}`);
     }
     const file = this.fileAt(path);
     this.openHandles++;
-    return new FaultyHandle(this, file, mode !== "r");
+    const handle = new FaultyHandle(this, file, { path, writable: mode !== "r" });
+    return this.options.direct ? handle.direct() : handle;
   }
 
   async rename(from: string, to: string): Promise<void> {
     await this.turn();
-    this.step("rename");
-    const file = this.fileAt(from);
-    this.names.files.delete(from);
-    this.names.files.set(to, file);
-    this.pending.push({ kind: "rename", from, path: to, file });
+    this.step("change", `rename ${from} to ${to}`);
+    if (!this.tree.rename(from, to)) throw new FaultError("ENOENT", from);
   }
 
   async remove(path: string): Promise<void> {
     await this.turn();
-    this.step("remove");
-    if (this.names.files.delete(path)) this.pending.push({ kind: "unlink", path });
+    this.step("change", `remove ${path}`);
+    this.tree.remove(path);
+  }
+
+  async removeTree(directory: string): Promise<void> {
+    const found = this.tree.directory(directory);
+    for (const name of found?.entries.keys() ?? []) await this.removeTree(`${directory}/${name}`);
+    await this.remove(directory);
   }
 
   async list(directory: string): Promise<string[]> {
     await this.turn();
-    this.checkPower();
-    if (!this.names.directories.has(directory)) throw new FaultError("ENOENT", directory);
-    return [...this.names.files.keys()]
-      .filter((path) => parentOf(path) === directory)
-      .map((path) => path.slice(path.lastIndexOf("/") + 1))
-      .sort();
+    this.look("look", `list ${directory}`);
+    const found = this.tree.directory(directory);
+    if (found === undefined) throw new FaultError("ENOENT", directory);
+    return [...found.entries.keys()].sort();
   }
 
   async makeDirectory(directory: string): Promise<void> {
     await this.turn();
-    this.step("makeDirectory");
-    for (let path = directory; !this.names.directories.has(path); path = parentOf(path)) {
-      this.names.directories.add(path);
-      this.pending.push({ kind: "directory", path });
+    this.step("change", `make ${directory}`);
+    let path = "";
+    for (const name of directory.split("/").filter((part) => part !== "")) {
+      path += `/${name}`;
+      if (this.tree.find(path) === undefined) this.tree.put(path, new Directory());
     }
+    if (this.tree.directory(directory) === undefined) throw new FaultError("EEXIST", directory);
   }
 
   async syncDirectory(directory: string): Promise<void> {
     await this.turn();
-    this.step("syncDirectory");
-    const later: NameChange[] = [];
-    for (const change of this.pending) {
-      if (parentOf(change.path) === directory) applyChange(this.durable, change);
-      else later.push(change);
-    }
-    this.pending = later;
+    if (this.step("sync", `sync ${directory}`) === "skip") return;
+    const found = this.tree.directory(directory);
+    if (found === undefined) throw new FaultError("ENOENT", directory);
+    this.tree.syncDirectory(found);
   }
 
   async readWhole(path: string): Promise<Uint8Array | undefined> {
     await this.turn();
-    this.checkPower();
-    return this.names.files.get(path)?.content();
+    this.look("read", `read ${path}`);
+    return this.tree.file(path)?.content();
   }
 
-  /** Counts an operation; fails it or the power if that was ordered. */
-  step(what: string, onPowerLoss?: () => void): void {
+  /** Counts an operation that changes something; fails it or the power if that was ordered. */
+  step(kind: CallKind, what: string, onFault?: (fault: Fault) => void): Verdict {
     this.checkPower();
     this.operations++;
-    if (this.operations >= this.powerFailsAt) {
-      onPowerLoss?.();
-      this.powerless = true;
-      throw new PowerLossError();
-    }
+    if (this.operations >= this.powerFailsAt) this.fail({ kind: "power" }, what, onFault);
     const code = this.failures.get(this.operations);
-    if (code !== undefined) throw new FaultError(code, what);
+    if (code !== undefined) this.fail({ kind: "error", code }, what, onFault);
+    return this.call(kind, what, onFault);
+  }
+
+  /** Counts a call that changes nothing. */
+  look(kind: CallKind, what: string): Verdict {
+    this.checkPower();
+    return this.call(kind, what);
   }
 
   checkPower(): void {
@@ -209,9 +205,11 @@ export class FaultyFiles implements Files {
 
   /** Bytes that still fit. */
   get spaceLeft(): number {
-    let used = 0;
-    for (const file of this.names.files.values()) used += file.sizeBytes;
-    return this.capacityBytes - used;
+    if (this.capacityBytes === Number.POSITIVE_INFINITY) return this.capacityBytes;
+    return this.paths().reduce(
+      (left, path) => left - (this.tree.file(path)?.sizeBytes ?? 0),
+      this.capacityBytes,
+    );
   }
 
   async turn(): Promise<void> {
@@ -219,9 +217,34 @@ export class FaultyFiles implements Files {
   }
 
   /** How many of `length` bytes a read returns. */
-  readLength(length: number): number {
-    if (!this.options.shortReads || length < 2 || !this.chance(0.3)) return length;
-    return 1 + (this.options.random() % (length - 1));
+  readLength(length: number, verdict: Verdict): number {
+    if (length < 2) return length;
+    const short = verdict === "short" || (this.options.shortReads === true && this.chance(0.3));
+    return short ? 1 + (this.options.random() % (length - 1)) : length;
+  }
+
+  private call(kind: CallKind, what: string, onFault?: (fault: Fault) => void): Verdict {
+    this.calls.push({ kind, what });
+    const fault = this.faults.get(this.calls.length);
+    if (fault === undefined) return "go";
+    return this.fail(fault, what, onFault);
+  }
+
+  private fail(fault: Fault, what: string, onFault?: (fault: Fault) => void): Verdict {
+    onFault?.(fault);
+    switch (fault.kind) {
+      case "power":
+        this.powerless = true;
+        throw new PowerLossError();
+      case "error":
+        throw new FaultError(fault.code, what);
+      case "short":
+        return "short";
+      case "lost-sync":
+        return "skip";
+      default:
+        return unreachable(fault);
+    }
   }
 
   private chance(probability: number): boolean {
@@ -230,50 +253,67 @@ export class FaultyFiles implements Files {
 
   private fileAt(path: string): DurableFile {
     this.checkPower();
-    const file = this.names.files.get(path);
-    if (file === undefined) throw new FaultError("ENOENT", path);
-    return file;
-  }
-
-  /** Some of the pending changes have reached the disk: the first few in order, or any of them. */
-  private keptNames(): Names {
-    const kept = { files: new Map(this.durable.files), directories: new Set(this.durable.directories) };
-    const inOrder = this.chance(0.5);
-    const count = this.options.random() % (this.pending.length + 1);
-    for (const [i, change] of this.pending.entries()) {
-      if (inOrder ? i < count : this.chance(0.5)) applyChange(kept, change);
-    }
-    return kept;
+    const file = this.tree.file(path);
+    if (file !== undefined) return file;
+    throw new FaultError(this.tree.directory(path) ? "EISDIR" : "ENOENT", path);
   }
 }
 
 class FaultyHandle implements FileHandle {
   private readonly files: FaultyFiles;
   private readonly file: DurableFile;
+  private readonly path: string;
   private readonly writable: boolean;
   private closed = false;
 
-  constructor(files: FaultyFiles, file: DurableFile, writable: boolean) {
+  constructor(files: FaultyFiles, file: DurableFile, options: { path: string; writable: boolean }) {
     this.files = files;
     this.file = file;
-    this.writable = writable;
+    this.path = options.path;
+    this.writable = options.writable;
+  }
+
+  /** The same, able to work on the spot. */
+  direct(): DirectFileHandle {
+    return {
+      read: (...args) => this.read(...args),
+      write: (...args) => this.write(...args),
+      sync: () => this.sync(),
+      size: () => this.size(),
+      truncate: (sizeBytes) => this.truncate(sizeBytes),
+      close: () => this.close(),
+      writeNow: (bytes, position) => {
+        this.writeNow(bytes, position);
+      },
+      syncNow: () => {
+        this.syncNow();
+      },
+    };
   }
 
   async read(target: Uint8Array, offset: number, length: number, position: number): Promise<number> {
     await this.files.turn();
     this.checkOpen();
-    return this.file.read(target.subarray(offset, offset + this.files.readLength(length)), position);
+    const verdict = this.files.look("read", `read ${this.path}`);
+    return this.file.read(target.subarray(offset, offset + this.files.readLength(length, verdict)), position);
   }
 
   async write(bytes: Uint8Array, position: number): Promise<void> {
     await this.files.turn();
+    this.writeNow(bytes, position);
+  }
+
+  writeNow(bytes: Uint8Array, position: number): void {
     this.checkOpen();
     if (!this.writable) throw new FaultError("EBADF", "write");
-    this.files.step("write", () => this.file.write(bytes, position));
+    const verdict = this.files.step("write", `write ${this.path}`, ({ kind }) => {
+      if (kind === "power") this.file.write(bytes, position);
+    });
     const growth = position + bytes.length - this.file.sizeBytes;
-    const room = this.files.spaceLeft;
-    if (growth > room) {
-      this.file.write(bytes.subarray(0, Math.max(bytes.length - growth + room, 0)), position);
+    const room = verdict === "short" ? Math.floor(growth / 2) : this.files.spaceLeft;
+    if (verdict === "short" || growth > room) {
+      const fits = verdict === "short" ? bytes.length >> 1 : Math.max(bytes.length - growth + room, 0);
+      this.file.write(bytes.subarray(0, fits), position);
       throw new FaultError("ENOSPC", "write");
     }
     this.file.write(bytes, position);
@@ -281,21 +321,28 @@ class FaultyHandle implements FileHandle {
 
   async sync(): Promise<void> {
     await this.files.turn();
+    this.syncNow();
+  }
+
+  syncNow(): void {
     this.checkOpen();
-    this.files.step("sync");
-    this.file.sync();
+    const verdict = this.files.step("sync", `sync ${this.path}`, ({ kind }) => {
+      if (kind === "error") this.file.failSync();
+    });
+    if (verdict !== "skip") this.file.sync();
   }
 
   async size(): Promise<number> {
     await this.files.turn();
     this.checkOpen();
+    this.files.look("look", `size ${this.path}`);
     return this.file.sizeBytes;
   }
 
   async truncate(sizeBytes: number): Promise<void> {
     await this.files.turn();
     this.checkOpen();
-    this.files.step("truncate");
+    this.files.step("change", `truncate ${this.path}`);
     this.file.truncate(sizeBytes);
   }
 
@@ -309,29 +356,4 @@ class FaultyHandle implements FileHandle {
     this.files.checkPower();
     if (this.closed) throw new FaultError("EBADF", "closed handle");
   }
-}
-
-function applyChange(names: Names, change: NameChange): void {
-  switch (change.kind) {
-    case "link":
-      names.files.set(change.path, change.file);
-      return;
-    case "unlink":
-      names.files.delete(change.path);
-      return;
-    case "rename":
-      names.files.delete(change.from);
-      names.files.set(change.path, change.file);
-      return;
-    case "directory":
-      names.directories.add(change.path);
-      return;
-    default:
-      unreachable(change);
-  }
-}
-
-function parentOf(path: string): string {
-  const at = path.lastIndexOf("/");
-  return at <= 0 ? "/" : path.slice(0, at);
 }

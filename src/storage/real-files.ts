@@ -27,6 +27,10 @@ export class RealFiles implements Files {
     return rm(path, { force: true });
   }
 
+  removeTree(directory: string): Promise<void> {
+    return rm(directory, { recursive: true, force: true });
+  }
+
   async list(directory: string): Promise<string[]> {
     const names = await readdir(directory);
     return names.sort();

@@ -67,6 +67,7 @@ void test("a write that fails leaves the old file and no other", async () => {
     },
     rename: (from, to) => real.rename(from, to),
     remove: (name) => real.remove(name),
+    removeTree: (name) => real.removeTree(name),
     list: (name) => real.list(name),
     makeDirectory: (name) => real.makeDirectory(name),
     syncDirectory: (name) => real.syncDirectory(name),

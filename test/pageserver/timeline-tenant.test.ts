@@ -107,6 +107,10 @@ class SnapshottingFiles implements Files {
     this.snapshot();
     return this.real.remove(path);
   }
+  removeTree(directory: string): Promise<void> {
+    this.snapshot();
+    return this.real.removeTree(directory);
+  }
   list(directory: string): Promise<string[]> {
     return this.real.list(directory);
   }

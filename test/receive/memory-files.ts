@@ -161,6 +161,12 @@ export class MemoryFiles implements Files {
     this.names.delete(path);
   }
 
+  async removeTree(directory: string): Promise<void> {
+    for (const name of [...this.names.keys()]) {
+      if (name.startsWith(`${directory}/`)) this.names.delete(name);
+    }
+  }
+
   async list(directory: string): Promise<string[]> {
     const prefix = `${directory}/`;
     return [...this.names.keys()]

@@ -54,6 +54,9 @@ export class PlainFiles implements Files {
   remove(path: string): Promise<void> {
     return rm(path, { force: true });
   }
+  removeTree(directory: string): Promise<void> {
+    return rm(directory, { recursive: true, force: true });
+  }
   async list(directory: string): Promise<string[]> {
     return (await readdir(directory)).sort();
   }

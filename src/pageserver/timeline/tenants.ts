@@ -1,5 +1,4 @@
 /** All tenants of a pageserver: the directories in `tenants/`. They share nothing but the process. */
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
 import { type TenantId, isId, newTenantId, parseTenantId } from "../../base/ids.ts";
@@ -83,7 +82,7 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
         this.byId.set(id, { kind: "open", tenant });
         return tenant;
       } catch (error) {
-        await rm(directory, { recursive: true, force: true });
+        await files.removeTree(directory);
         throw error;
       }
     });
@@ -108,7 +107,7 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
         hint: "Restore tenant.json, or move the directory away.",
       });
     }
-    await rm(directory, { recursive: true, force: true });
+    await files.removeTree(directory);
     log.info({ path: directory }, "removed a tenant whose creation was interrupted");
   }
 }

@@ -2,7 +2,6 @@
  * The timelines of a tenant, opened: ancestors before their children, each once, so that children share their
  * ancestor's stores. A timeline that cannot be opened is kept as an entry that says why, and so are its children.
  */
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ErrorCode, NeonError, assert, corrupt, messageOf } from "../../base/errors.ts";
 import { type TimelineId, isId, parseTimelineId } from "../../base/ids.ts";
@@ -252,7 +251,7 @@ export class Timelines<T extends ServedTimeline> {
   private async removeLeftovers(): Promise<void> {
     for (const name of await this.dependencies.files.list(this.directory)) {
       if (isId(name) && this.entries.has(parseTimelineId(name))) continue;
-      await removeTree(join(this.directory, name));
+      await this.dependencies.files.removeTree(join(this.directory, name));
       this.dependencies.log.info(
         { path: join(this.directory, name) },
         "removed a timeline that nothing names",
@@ -265,7 +264,7 @@ export class Timelines<T extends ServedTimeline> {
     this.entries.delete(id);
     try {
       if (entry?.kind === "open") await entry.timeline.close();
-      await removeTree(this.path(id));
+      await this.dependencies.files.removeTree(this.path(id));
     } catch (error) {
       // The next start removes it: nothing names it.
       this.dependencies.log.warn(
@@ -274,10 +273,6 @@ export class Timelines<T extends ServedTimeline> {
       );
     }
   }
-}
-
-async function removeTree(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true });
 }
 
 function ancestorOf<T extends ServedTimeline>(entry: TimelineEntry<T>): TimelineId | undefined {
