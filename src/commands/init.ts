@@ -1,11 +1,24 @@
 import { resolve } from "node:path";
 import { string as stringArg } from "@oclif/core/args";
-import { integer, string as stringFlag } from "@oclif/core/flags";
+import { custom, integer, string as stringFlag } from "@oclif/core/flags";
+import { ErrorCode, NeonError } from "../base/errors.ts";
 import { formatLsn } from "../base/lsn.ts";
 import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
 import { paint } from "./shared/output.ts";
 
 const DEFAULT_PG_VERSION = 17;
+const DEFAULT_WAL_SEGMENT_MB = 16;
+const WAL_SEGMENT_MB_MAX = 1024;
+
+const walSegmentFlag = custom<number>({
+  parse: async (input) => {
+    const size = /^[0-9]{1,4}$/.test(input) ? Number(input) : 0;
+    if (size >= 1 && size <= WAL_SEGMENT_MB_MAX && Number.isInteger(Math.log2(size))) return size;
+    throw new NeonError(ErrorCode.Usage, `${JSON.stringify(input)} is no size of a WAL segment`, {
+      hint: "Give a power of two from 1 to 1024, in megabytes; 16 is usual.",
+    });
+  },
+});
 
 export default class Init extends BaseCommand {
   static override summary = "Create a repository with an empty database as branch `main`.";
@@ -34,6 +47,11 @@ export default class Init extends BaseCommand {
       summary: "Directory with the Postgres programs to use, instead of the embedded ones.",
       helpValue: "DIR",
     }),
+    "wal-segsize": walSegmentFlag({
+      summary: "Size of a WAL segment in megabytes, a power of two from 1 to 1024. Cannot be changed later.",
+      helpValue: "MB",
+      default: DEFAULT_WAL_SEGMENT_MB,
+    }),
   };
 
   async run(): Promise<JsonFields> {
@@ -51,6 +69,7 @@ export default class Init extends BaseCommand {
       root: rootOf(process.cwd(), args.dir ?? flags.repo ?? "."),
       pgVersion: flags["pg-version"],
       pgBin: flags["pg-bin"] === undefined ? undefined : resolve(flags["pg-bin"]),
+      walSegmentMb: flags["wal-segsize"],
       tenantId: given === undefined ? newTenantId(random) : parseTenantId(given),
       signal: this.interruption.signal,
       onStep: (step) => progress.begin(step),
@@ -75,6 +94,7 @@ export default class Init extends BaseCommand {
       timeline_id: imported.timelineId,
       lsn: formatLsn(imported.lsn),
       pg_version: flags["pg-version"],
+      wal_segment_mb: flags["wal-segsize"],
       pageserver: `http://${pageserver.listen}`,
     };
   }

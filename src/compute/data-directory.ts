@@ -8,10 +8,13 @@ import {
   constants,
   fchmodSync,
   fchownSync,
+  fstatSync,
   ftruncateSync,
   lchownSync,
+  lstatSync,
   mkdirSync,
   openSync,
+  readFileSync,
   readdirSync,
   writeSync,
 } from "node:fs";
@@ -19,6 +22,7 @@ import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { type ReadEntry, Parser, create } from "tar";
 import { NeonError, assert, corrupt, messageOf, systemCode } from "../base/errors.ts";
+import { CONTROL_FILE_SIZE, parseControlFile } from "../postgres/control-file.ts";
 import { fileError } from "../repository/atomic-file.ts";
 import type { RunAs } from "./run-as.ts";
 
@@ -31,6 +35,8 @@ const PATH_MAX = 1000;
 
 /** Segments of WAL are mostly zeros that nobody has written yet: they need no room on the disk. */
 const WAL_DIRECTORY = "pg_wal/";
+const WAL_SEGMENT = /^pg_wal\/[0-9A-F]{24}$/;
+const CONTROL_FILE = "global/pg_control";
 const ZEROS = Buffer.alloc(64 * 1024);
 
 interface OpenFile {
@@ -43,7 +49,10 @@ interface OpenFile {
 /** What a server that runs leaves lying about and what says nothing about the data. */
 const NOT_PACKED = new Set(["postmaster.pid", "postmaster.opts", "pg_internal.init"]);
 
-/** A data directory that no server runs on, as an uncompressed tar stream. */
+/** What stands in pg_wal says nothing that pg_control does not say of a directory that was shut down cleanly. */
+const WAL_FILE = /(?:^|\/)pg_wal\/./;
+
+/** A data directory that no server runs on, without its WAL, as an uncompressed tar stream. */
 export function packDataDirectory(directory: string): Readable {
   // pg_control and the version come first: the other side refuses at once what it cannot take.
   const names = readdirSync(directory).sort((a, b) => packOrder(a) - packOrder(b) || (a < b ? -1 : 1));
@@ -51,7 +60,7 @@ export function packDataDirectory(directory: string): Readable {
     {
       cwd: directory,
       portable: true,
-      filter: (path) => !NOT_PACKED.has(path.slice(path.lastIndexOf("/") + 1)),
+      filter: (path) => !NOT_PACKED.has(path.slice(path.lastIndexOf("/") + 1)) && !WAL_FILE.test(path),
     },
     names,
   );
@@ -108,6 +117,8 @@ class Extraction {
   private readonly owner: RunAs | undefined;
   private readonly parser = new Parser({ strict: true });
   private readonly directories = new Set<string>();
+  /** Absolute paths of the segments of WAL. */
+  private readonly segments: string[] = [];
   private descriptor: number | undefined;
   private failure: unknown;
   private sawEnd = false;
@@ -139,11 +150,26 @@ class Extraction {
     this.throwFailure();
     if (!this.sawEnd || this.descriptor !== undefined) throw badArchive("it ends early");
     if (this.files === 0) throw badArchive("it is empty");
+    this.completeSegments();
     if (!this.owner) return;
     for (const path of [...this.directories]
       .map((name) => join(this.directory, name))
       .concat(this.directory)) {
       lchownSync(path, this.owner.uid, this.owner.gid);
+    }
+  }
+
+  /** Gives segments of WAL the length that Postgres' own have; what is missing are zeros, as holes. */
+  private completeSegments(): void {
+    if (this.segments.length === 0) return;
+    const segmentSize = walSegmentSize(join(this.directory, CONTROL_FILE));
+    for (const path of this.segments) {
+      const descriptor = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+      try {
+        if (fstatSync(descriptor).size < segmentSize) ftruncateSync(descriptor, segmentSize);
+      } finally {
+        closeSync(descriptor);
+      }
     }
   }
 
@@ -178,6 +204,7 @@ class Extraction {
     // The umask may have taken away what Postgres needs.
     fchmodSync(descriptor, 0o600);
     if (this.owner) fchownSync(descriptor, this.owner.uid, this.owner.gid);
+    if (WAL_SEGMENT.test(path)) this.segments.push(join(this.directory, path));
     const file: OpenFile = { descriptor, leavesHoles: path.startsWith(WAL_DIRECTORY), position: 0 };
     entry.on("data", (chunk: Buffer) => this.guarded(() => this.writeChunk(file, chunk)));
     entry.on("end", () => this.guarded(() => this.closeFile(file)));
@@ -239,6 +266,17 @@ function checkedPath(path: string): string {
     parts[0] === "";
   if (bad) throw badArchive(`the path ${JSON.stringify(path.slice(0, 100))} is not allowed`);
   return parts.length === 0 ? "." : parts.join("/");
+}
+
+/** 0 where there is no usable pg_control: whoever starts Postgres on the directory says so. */
+function walSegmentSize(controlFile: string): number {
+  try {
+    if (lstatSync(controlFile).size > CONTROL_FILE_SIZE) return 0;
+    return parseControlFile(readFileSync(controlFile)).walSegmentSize;
+  } catch (error) {
+    if (error instanceof NeonError || systemCode(error) === "ENOENT") return 0;
+    throw error;
+  }
 }
 
 function isZero(chunk: Buffer): boolean {

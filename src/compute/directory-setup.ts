@@ -116,7 +116,7 @@ export function writeConfiguration(
 ): void {
   try {
     if (!existsSync(paths.userConf)) replaceFile(paths.userConf, USER_CONF_TEXT, owner);
-    const conf = renderPostgresqlConf(settings, control.parameters, paths.userConf);
+    const conf = renderPostgresqlConf(settings, control, paths.userConf);
     // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
     const inPlace = settings.mode === "read-only" && hasTablespaces(paths.pgdata);
     const text = inPlace ? `${conf}allow_in_place_tablespaces = on\n` : conf;

@@ -43,6 +43,8 @@ export interface InitOptions {
   readonly root: string;
   readonly pgVersion: number;
   readonly pgBin?: string | undefined;
+  /** Size of a WAL segment in MiB; Postgres' default when absent. */
+  readonly walSegmentMb?: number | undefined;
   readonly tenantId: TenantId;
   readonly signal: AbortSignal;
   readonly onStep: (step: string) => void;
@@ -111,7 +113,7 @@ async function fill(
   const pgdata = join(temporary, PGDATA);
   onStep(`creating a database cluster with Postgres ${binaries.version}`);
   try {
-    await initializeDataDirectory(binaries, pgdata);
+    await initializeDataDirectory(binaries, pgdata, { walSegmentMb: options.walSegmentMb });
   } catch (error) {
     throw diskFull(error) ?? error;
   }

@@ -18,25 +18,31 @@ const OUTPUT_TAIL_MAX = 4000;
  * Runs initdb on `directory`, which must not exist or be empty; its parent must exist. Under root the directory is
  * given to the unprivileged user that initdb runs as. The result is what a clean shutdown leaves behind. It is not
  * synced to disk: it is made to be imported and thrown away.
+ * @param options.walSegmentMb size of a WAL segment in MiB, a power of two from 1 to 1024; 16 unless given.
  */
 export async function initializeDataDirectory(
   binaries: PgBinaries,
   directory: string,
-  options: { readonly runAs?: string | undefined } = {},
+  options: { readonly runAs?: string | undefined; readonly walSegmentMb?: number | undefined } = {},
 ): Promise<void> {
   const user = chooseRunAs(options.runAs);
   const program = join(binaries.bindir, "initdb");
   checkExecutable(program, user);
   prepareDirectory(directory, user);
-  const { code, output } = await runProgram(program, initdbArguments(binaries.major, directory), user);
+  const { code, output } = await runProgram(
+    program,
+    initdbArguments(binaries.major, directory, options.walSegmentMb),
+    user,
+  );
   if (code === 0) return;
   throw new NeonError(ErrorCode.Postgres, `initdb failed (${code}): ${output.trim()}`, {
     data: { directory, version: binaries.version },
   });
 }
 
-function initdbArguments(major: number, directory: string): string[] {
+function initdbArguments(major: number, directory: string, walSegmentMb: number | undefined): string[] {
   return [
+    ...(walSegmentMb === undefined ? [] : [`--wal-segsize=${walSegmentMb}`]),
     "--pgdata",
     directory,
     "--username",

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import type { WriterEpoch } from "../base/ids.ts";
 import { ErrorCode, NeonError, assert } from "../base/errors.ts";
-import type { ServerParameters } from "../postgres/control-file.ts";
+import type { ControlFile } from "../postgres/control-file.ts";
 
 /**
  * When COMMIT returns. `remote`: the pageserver has the WAL on disk, and the data directory may be thrown away at any
@@ -22,6 +22,11 @@ const DEFAULT_PARAMETERS = {
   maxPreparedTransactions: 0,
   maxLocksPerTransaction: 64,
 } as const;
+
+const MEBIBYTE = 1024 * 1024;
+/** Segments that `min_wal_size` and `max_wal_size` must have room for at least; Postgres' own limit is 2 for both. */
+const MIN_WAL_SEGMENTS = 2;
+const MAX_WAL_SEGMENTS = 4;
 
 export interface ComputeSettings {
   readonly mode: ComputeMode;
@@ -64,15 +69,18 @@ export function waitsForPageserver(settings: Pick<ComputeSettings, "mode" | "com
 
 /**
  * postgresql.conf.
- * @param parameters those of pg_control. A standby with less refuses to start, and so does any server with fewer
- *   prepared transactions than there are; so they are lower bounds here.
+ * @param control pg_control. A standby with lower parameters than there refuses to start, and so does any server with
+ *   fewer prepared transactions than there are; so they are lower bounds here. Postgres also refuses room for less than
+ *   two segments of WAL.
  * @param userConfPath file with the user's own settings, outside of the data directory, which a rebuild replaces.
  */
 export function renderPostgresqlConf(
   settings: ComputeSettings,
-  parameters: ServerParameters,
+  control: Pick<ControlFile, "parameters" | "walSegmentSize">,
   userConfPath: string,
 ): string {
+  const { parameters } = control;
+  const segmentMb = control.walSegmentSize / MEBIBYTE;
   const atLeast = (name: keyof typeof DEFAULT_PARAMETERS): string =>
     String(Math.max(DEFAULT_PARAMETERS[name], parameters[name]));
   const fixed = fixedSettings(settings).map(([name, value]) => `${name} = ${quoteSetting(value)}`);
@@ -84,9 +92,17 @@ export function renderPostgresqlConf(
     max_prepared_transactions: atLeast("maxPreparedTransactions"),
     max_locks_per_transaction: atLeast("maxLocksPerTransaction"),
     max_wal_senders: atLeast("maxWalSenders"),
+    max_wal_size: megabytes(Math.max(1024, MAX_WAL_SEGMENTS * segmentMb)),
+    min_wal_size: megabytes(Math.max(80, MIN_WAL_SEGMENTS * segmentMb)),
+    wal_keep_size: megabytes(Math.max(64, segmentMb)),
     track_commit_timestamp: parameters.trackCommitTimestamp ? "on" : "off",
     fixed_settings: fixed.join("\n"),
   });
+}
+
+/** `80MB`, `2GB`: as people write it. */
+function megabytes(count: number): string {
+  return count % 1024 === 0 ? `${count / 1024}GB` : `${count}MB`;
 }
 
 export function renderPgHbaConf(): string {

@@ -211,7 +211,10 @@ function unsupportedBuild(what: string, found: number, expected: number | string
   return new NeonError(
     ErrorCode.Unsupported,
     `this PostgreSQL build has ${what} ${found}; only ${expected} is supported`,
-    { data: { found, expected } },
+    {
+      hint: "Use a PostgreSQL with the usual sizes: built without --with-blocksize, --with-wal-blocksize and --with-segsize.",
+      data: { found, expected },
+    },
   );
 }
 

@@ -6,6 +6,7 @@ import { Header } from "tar";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { extractDataDirectory, packDataDirectory } from "../../src/compute/data-directory.ts";
 import { chooseRunAs } from "../../src/compute/run-as.ts";
+import { controlFileOf } from "../support/control-file.ts";
 import { TemporaryDirectory } from "./support.ts";
 
 interface Entry {
@@ -36,9 +37,11 @@ describe("data directory as a tar", () => {
     for (const [path, content] of Object.entries(files)) writeFileSync(join(source, path), content);
     writeFileSync(join(source, "postmaster.pid"), "1\n");
     writeFileSync(join(source, "base/5/pg_internal.init"), "cache");
-    const chunks: Buffer[] = [];
-    for await (const chunk of packDataDirectory(source)) chunks.push(chunk as Buffer);
-    const tar = Buffer.concat(chunks);
+    const packed = await collect(packDataDirectory(source));
+    assert.ok(!packed.includes("a record") && packed.includes("pg_wal/"), "the directory, not what is in it");
+    const wal = Object.entries(files).filter(([path]) => path.startsWith("pg_wal/"));
+    const entries = wal.map(([path, content]) => tarEntry({ path, content }));
+    const tar = Buffer.concat([packed.subarray(0, -END.length), ...entries, END]);
     const owner = chooseRunAs();
     for (const size of [511, 4096, 70_001, tar.length]) {
       const target = join(temporary.path, `target-${size}`);
@@ -62,6 +65,28 @@ describe("data directory as a tar", () => {
       }
       assert.ok(statSync(join(target, "pg_wal/zeros")).blocks === 0, "zeros of WAL take no room");
     }
+  });
+
+  it("gives segments of WAL the size that pg_control names", async () => {
+    using temporary = new TemporaryDirectory();
+    const control = (segmentSize: number): Entry => ({
+      path: "global/pg_control",
+      content: Buffer.from(controlFileOf(segmentSize)),
+    });
+    const segment = { path: `pg_wal/${"0".repeat(23)}1`, content: Buffer.alloc(8192, 1) };
+    const other = { path: "pg_wal/archive_status/x", content: Buffer.alloc(5) };
+    const extract = async (name: string, ...entries: Entry[]): Promise<(path: string) => number> => {
+      const target = join(temporary.path, name);
+      await extractDataDirectory(pieces(Buffer.concat([...entries.map(tarEntry), END]), 9000), target);
+      return (path) => statSync(join(target, path)).size;
+    };
+    const sizes = await extract("large", segment, other, control(1 << 30));
+    assert.equal(sizes(segment.path), 1 << 30);
+    assert.equal(sizes(other.path), 5);
+    assert.equal((await extract("small", control(1 << 20), segment))(segment.path), 1 << 20);
+    const damaged = { path: "global/pg_control", content: Buffer.alloc(8192, 3) };
+    assert.equal((await extract("damaged", damaged, segment))(segment.path), 8192);
+    assert.equal((await extract("without", VERSION, segment))(segment.path), 8192);
   });
 
   const hostile: readonly (readonly [string, readonly Entry[]])[] = [
@@ -129,6 +154,12 @@ describe("data directory as a tar", () => {
     );
   });
 });
+
+async function collect(stream: AsyncIterable<unknown>): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks);
+}
 
 function tarEntry(entry: Entry): Buffer {
   const content = entry.content ?? Buffer.alloc(0);

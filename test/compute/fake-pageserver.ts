@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { create } from "tar";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import {
   type TenantId,
@@ -20,7 +21,6 @@ import { type Lsn, formatLsn } from "../../src/base/lsn.ts";
 import type { BranchInfo, PageserverStatus, WriterSource } from "../../src/client/pageserver-client.ts";
 import type { Verification } from "../../src/client/verification.ts";
 import type { ComputePageserver } from "../../src/compute/compute-context.ts";
-import { packDataDirectory } from "../../src/compute/data-directory.ts";
 import { readDirectoryState } from "../../src/compute/directory-setup.ts";
 import { Receiver } from "../../src/pageserver/receive/receiver.ts";
 import { type ControlFile, parseControlFile } from "../../src/postgres/control-file.ts";
@@ -67,7 +67,8 @@ export class FakePageserver implements ComputePageserver, AsyncDisposable {
     const state = readDirectoryState(dataDirectory);
     if (!state?.shutDown) throw new Error("the directory was not stopped cleanly");
     const chunks: Buffer[] = [];
-    for await (const chunk of packDataDirectory(dataDirectory)) chunks.push(chunk as Buffer);
+    const tar = create({ cwd: dataDirectory, portable: true }, ["."]);
+    for await (const chunk of tar) chunks.push(chunk);
     this.backups.set(state.endLsn, Buffer.concat(chunks));
     return state.endLsn;
   }

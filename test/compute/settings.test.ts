@@ -21,6 +21,7 @@ const parameters: ServerParameters = {
   maxLocksPerTransaction: 64,
   trackCommitTimestamp: false,
 };
+const control = { parameters, walSegmentSize: 16 << 20 };
 const remote: ComputeSettings = {
   mode: "read-write",
   commit: "remote",
@@ -48,7 +49,7 @@ describe("postgresql.conf", () => {
   });
 
   it("is complete, quoted, and lets what neon decides come last", () => {
-    const text = renderPostgresqlConf(remote, parameters, "/home/o'neil/neon-user.conf");
+    const text = renderPostgresqlConf(remote, control, "/home/o'neil/neon-user.conf");
     assert.doesNotMatch(text, /\{\{|\}\}|undefined/);
     const include = text.indexOf("include_if_exists '/home/o''neil/neon-user.conf'");
     assert.ok(include > text.indexOf("shared_buffers = 128MB"));
@@ -60,11 +61,28 @@ describe("postgresql.conf", () => {
 
   it("is never below what the database has been running with", () => {
     const more = { ...parameters, maxConnections: 500, maxPreparedTransactions: 7, maxWalSenders: 3 };
-    const text = renderPostgresqlConf(remote, { ...more, trackCommitTimestamp: true }, "/x");
+    const text = renderPostgresqlConf(
+      remote,
+      { ...control, parameters: { ...more, trackCommitTimestamp: true } },
+      "/x",
+    );
     assert.match(text, /^max_connections = 500$/m);
     assert.match(text, /^max_prepared_transactions = 7$/m);
     assert.match(text, /^max_wal_senders = 10$/m);
     assert.match(text, /^track_commit_timestamp = on$/m);
+  });
+
+  it("has room for a few segments of WAL, whatever their size", () => {
+    const sizes = (megabytes: number): string[] => {
+      const text = renderPostgresqlConf(remote, { parameters, walSegmentSize: megabytes << 20 }, "/x");
+      return [...text.matchAll(/^(?:min_wal|max_wal|wal_keep)_size = (\w+)$/gm)].map(
+        (match) => match[1] ?? "",
+      );
+    };
+    assert.deepEqual(sizes(1), ["1GB", "80MB", "64MB"]);
+    assert.deepEqual(sizes(16), ["1GB", "80MB", "64MB"]);
+    assert.deepEqual(sizes(64), ["1GB", "128MB", "64MB"]);
+    assert.deepEqual(sizes(1024), ["4GB", "2GB", "1GB"]);
   });
 
   it("refuses what cannot be quoted", () => {

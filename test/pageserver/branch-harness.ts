@@ -74,12 +74,20 @@ export class Lab implements AsyncDisposable {
     return this.initial;
   }
 
-  /** A root timeline from a fresh initdb. Everything in the lab is of this major version. */
-  async init(initdb: readonly string[] = [], major = 17): Promise<Timeline> {
+  /**
+   * A root timeline from a fresh initdb. Everything in the lab is of this major version. `prepare` may work on the
+   * directory before it is imported, and leaves it stopped.
+   */
+  async init(
+    initdb: readonly string[] = [],
+    major = 17,
+    prepare?: (server: TestPostgres) => Promise<void>,
+  ): Promise<Timeline> {
     this.binDir = embeddedBinDir(major);
     const server = await TestPostgres.create({ start: false, initdb, binDir: this.binDir });
     this.computes.push(server);
     this.initial = server;
+    await prepare?.(server);
     const id = newTimelineId(random);
     const timeline = await this.factory.import({
       directory: this.timelineDirectory(id),

@@ -23,7 +23,7 @@ import {
 } from "../../postgres/replication-origins.ts";
 import { type Slru, slruPath, twoPhasePath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
-import { segmentContent, synthesizeStart } from "../../postgres/wal/start-point.ts";
+import { synthesizeStart, writtenContent } from "../../postgres/wal/start-point.ts";
 import type { Key } from "../../storage/key.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
@@ -212,7 +212,10 @@ async function writeOrigins(source: BaseBackupSource, target: BackupTarget): Pro
   if (origins.length > 0) target.file(REPLICATION_ORIGINS_PATH, encodeOrigins(origins));
 }
 
-/** pg_control and the WAL that holds the checkpoint it points to. */
+/**
+ * pg_control and the WAL that holds the checkpoint it points to. Segments end with their last page that is not zero:
+ * Postgres starts on that, and the compute gives them their full length, which may be a gigabyte.
+ */
 function writeStart(
   source: BaseBackupSource,
   target: BackupTarget,
@@ -228,7 +231,7 @@ function writeStart(
     segmentSize: from.control.walSegmentSize,
     timelineNumber: from.state.timelineNumber,
   });
-  for (const segment of start.segments) target.file(`pg_wal/${segment.name}`, segmentContent(segment));
+  for (const segment of start.segments) target.file(`pg_wal/${segment.name}`, writtenContent(segment));
   const changes = cleanShutdown(start.recordLsn, start.checkpoint, parameters);
   target.file("global/pg_control", renderControlFile(from.template, changes));
 }

@@ -4,6 +4,7 @@
  */
 import { Readable } from "node:stream";
 import { type ReadEntry, Parser } from "tar";
+import { crc32c } from "../../base/crc32c.ts";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import {
@@ -17,7 +18,7 @@ import {
 import { ClusterState, type ControlFile, parseControlFile } from "../../postgres/control-file.ts";
 import { type RelationFile, databaseDirectory, parseRelationPath } from "../../postgres/relation.ts";
 import { REPLICATION_ORIGINS_PATH, decodeOrigins } from "../../postgres/replication-origins.ts";
-import { parseSlruPath } from "../../postgres/slru.ts";
+import { parseSlruPath, parseTwoPhasePath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { CHECKPOINT_SIZE } from "../../postgres/checkpoint.ts";
 import { RECORD_HEADER_SIZE } from "../../postgres/wal/decode-record.ts";
@@ -32,10 +33,13 @@ import {
   key,
   originKey,
   slruPageKey,
+  twoPhaseKey,
 } from "../ingest/keyspace.ts";
 
 /** A data directory is held in memory while it is imported: what initdb makes is 40 MB. */
 const IMPORT_BYTES_MAX = 2 * 1024 ** 3;
+/** What stands behind the content of a prepared transaction's file. */
+const CHECKSUM_SIZE = 4;
 /** Values handed on at a time. */
 const BATCH_VALUES = 256;
 
@@ -84,12 +88,16 @@ async function* inBatches(values: readonly Value[]): AsyncGenerator<readonly Val
 async function readTar(tar: AsyncIterable<Uint8Array>): Promise<Map<string, Uint8Array>> {
   const files = new Map<string, Uint8Array>();
   let total = 0;
+  let link: string | undefined;
   const parser = new Parser({ strict: true });
   const failed = new Promise<never>((_, reject) => {
     parser.on("error", reject);
   });
   parser.on("entry", (entry: ReadEntry) => {
     const path = entry.path.replace(/^\.\//, "");
+    // What a link leads to is not in the archive; pg_wal may be one, and is not needed.
+    const isLink = entry.type === "SymbolicLink" || entry.type === "Link";
+    if (isLink && (isImported(path) || isImported(`${path}/`))) link ??= path;
     if (entry.type !== "File" || !isImported(path)) {
       entry.resume();
       return;
@@ -125,7 +133,31 @@ async function readTar(tar: AsyncIterable<Uint8Array>): Promise<Map<string, Uint
       cause: error,
     });
   }
+  if (link !== undefined) throw linkError(link);
   return files;
+}
+
+function linkError(path: string): NeonError {
+  if (path.startsWith("pg_tblspc/")) return tablespaceError(path);
+  return new NeonError(
+    ErrorCode.Unsupported,
+    `${path} in the data directory is a link, not a file or directory`,
+    {
+      hint: "Stop Postgres and put in the link's place what it leads to, then import.",
+      data: { path },
+    },
+  );
+}
+
+function tablespaceError(path: string): NeonError {
+  return new NeonError(
+    ErrorCode.Unsupported,
+    `the data directory has ${path}: tablespaces cannot be imported yet`,
+    {
+      hint: "Move what is in them to the default tablespace (ALTER TABLE … SET TABLESPACE pg_default), drop them, stop Postgres, then import.",
+      data: { path },
+    },
+  );
 }
 
 const IMPORTED =
@@ -144,12 +176,7 @@ function collectValues(
   const values: Value[] = [];
   const sizes = new Map<string, { key: Key; blocks: number }>();
   for (const [path, bytes] of files) {
-    if (path.startsWith("pg_tblspc/") || path.startsWith("pg_twophase/")) {
-      throw new NeonError(
-        ErrorCode.Unsupported,
-        `the data directory has ${path}: tablespaces and prepared transactions cannot be imported yet`,
-      );
-    }
+    if (path.startsWith("pg_tblspc/")) throw tablespaceError(path);
     const relation = parseRelationPath(path, version);
     if (relation !== undefined) addRelationFile(values, sizes, relation, bytes, path);
     else addOtherFile(values, path, bytes);
@@ -172,6 +199,7 @@ function collectValues(
     maxLocksPerTransaction: control.parameters.maxLocksPerTransaction,
     trackCommitTimestamp: control.parameters.trackCommitTimestamp,
   });
+  addPreparedTransactions(values, files, version, state);
   values.push(
     { key: CHECKPOINT_STATE_KEY, bytes: state.encode() },
     { key: CONTROL_FILE_KEY, bytes: template },
@@ -221,6 +249,35 @@ function addOtherFile(values: Value[], path: string, bytes: Uint8Array): void {
   for (let at = 0; at + PAGE_SIZE <= bytes.length; at += PAGE_SIZE) {
     const pageNumber = segment.segment * SLRU_SEGMENT_PAGES + at / PAGE_SIZE;
     values.push({ key: slruPageKey(segment.slru, pageNumber), bytes: bytes.subarray(at, at + PAGE_SIZE) });
+  }
+}
+
+/**
+ * Transactions that were prepared when the server stopped. A file is what the record of PREPARE held, and its CRC-32C.
+ * Before 17 its name has no epoch: that of the counters says which it was.
+ */
+function addPreparedTransactions(
+  values: Value[],
+  files: ReadonlyMap<string, Uint8Array>,
+  version: PgVersion,
+  state: CheckpointState,
+): void {
+  for (const [path, bytes] of files) {
+    if (!path.startsWith("pg_twophase/")) continue;
+    const named = parseTwoPhasePath(path, version);
+    const end = bytes.length - CHECKSUM_SIZE;
+    const stored = end > 0 ? new DataView(bytes.buffer, bytes.byteOffset + end, CHECKSUM_SIZE) : undefined;
+    if (named === undefined || stored?.getUint32(0, true) !== crc32c(bytes, 0, end)) {
+      throw new NeonError(ErrorCode.Corrupt, `${path} is no whole prepared transaction`, {
+        hint: "Start Postgres on the directory: it says what is wrong with the file.",
+        data: { path, size: bytes.length },
+      });
+    }
+    const xid = Number(BigInt.asUintN(32, named));
+    values.push({
+      key: twoPhaseKey((BigInt(state.epochOf(xid)) << 32n) | BigInt(xid)),
+      bytes: bytes.subarray(0, end),
+    });
   }
 }
 

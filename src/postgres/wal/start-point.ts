@@ -88,7 +88,18 @@ export function synthesizeStart(options: StartPointOptions): StartPoint {
 
 /** The whole content of a segment's file: 16 MiB, as a rule. */
 export function segmentContent(segment: StartSegment): Uint8Array {
-  const content = new Uint8Array(segment.sizeBytes);
+  return contentOf(segment, segment.sizeBytes);
+}
+
+/** A segment's file up to the last page with anything on it. */
+export function writtenContent(segment: StartSegment): Uint8Array {
+  const last = segment.regions.at(-1);
+  const used = last === undefined ? 0 : last.offset + last.bytes.length;
+  return contentOf(segment, Math.ceil(used / PAGE_SIZE) * PAGE_SIZE);
+}
+
+function contentOf(segment: StartSegment, sizeBytes: number): Uint8Array {
+  const content = new Uint8Array(sizeBytes);
   for (const { offset, bytes } of segment.regions) content.set(bytes, offset);
   return content;
 }
