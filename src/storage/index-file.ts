@@ -48,6 +48,7 @@ export function encodeIndex(index: TimelineIndex): Uint8Array {
       to_key: formatKey(layer.range.to),
       size_bytes: layer.sizeBytes,
       values: layer.valueCount,
+      ...(layer.derived ? { derived: true } : {}),
     })),
   });
   const content = new TextEncoder().encode(`${HEAD}${VERSION},"index":${body}`);
@@ -133,7 +134,14 @@ function readLayer(layer: unknown): LayerDescriptor {
     range,
     sizeBytes: numberOf(layer, "size_bytes"),
     valueCount: numberOf(layer, "values"),
+    ...(isDerived(layer) ? { derived: true as const } : {}),
   };
+}
+
+function isDerived(layer: unknown): boolean {
+  if (typeof layer !== "object" || layer === null || !("derived" in layer)) return false;
+  if (layer.derived !== true) throw corrupt('"derived" is not true');
+  return true;
 }
 
 function memberOf(value: unknown, name: string): unknown {

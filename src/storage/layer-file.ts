@@ -21,6 +21,8 @@ export interface LayerDescriptor {
   readonly range: KeyRange;
   readonly sizeBytes: number;
   readonly valueCount: number;
+  /** An image layer that was computed from older layers, and could be computed again. */
+  readonly derived?: true;
 }
 
 export interface OpenLayer extends LayerDirectory {

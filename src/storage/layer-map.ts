@@ -30,8 +30,11 @@ export class LayerMap {
     this.images = groupImages(layers.filter((layer) => layer.descriptor.kind === LayerKind.Image));
   }
 
-  with(added: readonly LayerFile[]): LayerMap {
-    return new LayerMap([...this.layers, ...added]);
+  /** Without the layers of some names, and with others. */
+  changed(added: readonly LayerFile[], removed: ReadonlySet<string>): LayerMap {
+    const kept =
+      removed.size === 0 ? this.layers : this.layers.filter((layer) => !removed.has(layer.descriptor.name));
+    return new LayerMap([...kept, ...added]);
   }
 
   /** The newest image layer at or below `lsn` that covers `key`. */

@@ -15,12 +15,25 @@ import {
 import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import { LayerMap } from "./layer-map.ts";
+import { type MapVersion, MapVersions } from "./map-versions.ts";
 import type { StoreCache } from "./store-cache.ts";
 
 /** A finished layer that still has its temporary name. */
 export interface NewLayer {
   readonly temporaryPath: string;
   readonly descriptor: LayerDescriptor;
+}
+
+/** What changes together with the layers. */
+export interface Publication {
+  readonly added?: readonly NewLayer[];
+  /** Names of layers that are no longer needed. Their files go when nobody reads them any more. */
+  readonly removed?: ReadonlySet<string>;
+  readonly durableLsn?: Lsn;
+  /** Runs in the same turn in which readers begin to see the change. */
+  readonly onPublished?: () => void;
+  /** If it fails, added files are put back under their temporary names; otherwise they are removed. */
+  readonly returnFiles?: boolean;
 }
 
 /** Files that only a layer set makes, and that are garbage if the index does not name them. */
@@ -36,7 +49,7 @@ export class LayerSet implements AsyncDisposable {
   private readonly files: Files;
   private readonly cache: StoreCache;
   private index: TimelineIndex;
-  private layers: LayerMap;
+  private readonly versions: MapVersions;
   private nextFile: number;
   /** Names of layers that have been begun and are neither published nor given up. */
   private readonly begun = new Set<string>();
@@ -50,9 +63,13 @@ export class LayerSet implements AsyncDisposable {
     this.cache = cache;
     this.index = index;
     this.nextFile = index.nextFile;
-    this.layers = new LayerMap(
-      index.layers.map((descriptor) => new LayerFile(this.pathOf(descriptor.name), descriptor, cache)),
+    const layers = index.layers.map(
+      (descriptor) => new LayerFile(this.pathOf(descriptor.name), descriptor, cache),
     );
+    this.versions = new MapVersions(new LayerMap(layers), async (name) => {
+      cache.handles.forget(this.pathOf(name));
+      await files.remove(this.pathOf(name));
+    });
   }
 
   /** Makes the directory and an empty index. Throws `exists` if there is an index already. */
@@ -86,7 +103,16 @@ export class LayerSet implements AsyncDisposable {
   }
 
   get map(): LayerMap {
-    return this.layers;
+    return this.versions.current;
+  }
+
+  /** The layers of this moment, whose files stay until `release`. */
+  acquire(): MapVersion {
+    return this.versions.acquire();
+  }
+
+  release(version: MapVersion): void {
+    this.versions.release(version);
   }
 
   get startLsn(): Lsn {
@@ -108,10 +134,10 @@ export class LayerSet implements AsyncDisposable {
     return name;
   }
 
-  /** Files that are being written now, under each name that they may have meanwhile. */
+  /** Files that are being written now, under each name that they may have meanwhile, and those that are still read. */
   filesBeingWritten(): Set<string> {
     const names = [...this.begun].flatMap((name) => [name, name + TEMPORARY_SUFFIX]);
-    return new Set([...names, INDEX_FILE_NAME + TEMPORARY_SUFFIX]);
+    return new Set([...names, ...this.versions.doomed(), INDEX_FILE_NAME + TEMPORARY_SUFFIX]);
   }
 
   pathOf(name: string): string {
@@ -132,53 +158,64 @@ export class LayerSet implements AsyncDisposable {
   }
 
   /**
-   * Makes finished layers (already synced) part of the timeline and moves `durableLsn` up. `onPublished` runs in the same turn in which readers
-   * begin to see them. If it fails before the index was replaced, nothing has changed and it can be tried again.
+   * Makes finished layers (already synced) part of the timeline, moves `durableLsn` up, lets others go; all of it, or
+   * nothing. If it fails before the index was replaced, nothing has changed and it can be tried again.
    */
-  publish(
-    added: readonly NewLayer[],
-    change: { durableLsn?: Lsn; onPublished?: () => void } = {},
-  ): Promise<void> {
-    const turn = this.last.then(() => this.publishNow(added, change.durableLsn, change.onPublished));
+  publish(change: Publication): Promise<void> {
+    const turn = this.last.then(() => this.publishNow(change));
     this.last = turn.catch(() => undefined);
     return turn;
   }
 
-  private async publishNow(
-    added: readonly NewLayer[],
-    newDurableLsn: Lsn | undefined,
-    onPublished: (() => void) | undefined,
-  ): Promise<void> {
+  private async publishNow(change: Publication): Promise<void> {
     this.checkUsable();
-    const durableLsn = newDurableLsn ?? this.index.durableLsn;
-    assert(durableLsn >= this.index.durableLsn, "the durable LSN never decreases");
-    const index: TimelineIndex = {
-      startLsn: this.index.startLsn,
-      durableLsn,
-      nextFile: this.nextFile,
-      layers: [...this.index.layers, ...added.map((layer) => layer.descriptor)],
-    };
-    const layers = this.layers.with(
+    const { added = [], removed = NOTHING } = change;
+    const index = this.changedIndex(change);
+    const layers = this.map.changed(
       added.map(({ descriptor }) => new LayerFile(this.pathOf(descriptor.name), descriptor, this.cache)),
+      removed,
     );
+    const moved: NewLayer[] = [];
     try {
-      for (const { temporaryPath, descriptor } of added) {
-        await this.files.rename(temporaryPath, this.pathOf(descriptor.name));
+      for (const layer of added) {
+        moved.push(layer);
+        await this.files.rename(layer.temporaryPath, this.pathOf(layer.descriptor.name));
       }
       if (added.length > 0) await this.files.syncDirectory(this.directory);
       await this.prepareIndex(index);
       await this.renameIndex();
     } catch (error) {
       if (this.broken !== undefined) throw error;
+      if (change.returnFiles) await this.moveBack(moved);
       const begun = added.map(({ descriptor }) => this.pathOf(descriptor.name));
       await this.discard([...begun, this.temporaryPathOf(INDEX_FILE_NAME)]);
       throw asResourceError(error, `publish layers in ${this.directory}`);
     }
     await this.syncIndexName();
     this.index = index;
-    this.layers = layers;
     for (const { descriptor } of added) this.begun.delete(descriptor.name);
-    onPublished?.();
+    this.versions.replace(layers, [...removed]);
+    change.onPublished?.();
+  }
+
+  private changedIndex({ added = [], removed = NOTHING, durableLsn }: Publication): TimelineIndex {
+    const { index } = this;
+    const newDurableLsn = durableLsn ?? index.durableLsn;
+    assert(newDurableLsn >= index.durableLsn, "the durable LSN never decreases");
+    const kept = index.layers.filter((layer) => !removed.has(layer.name));
+    assert(kept.length === index.layers.length - removed.size, "removed layers are there");
+    return {
+      ...index,
+      durableLsn: newDurableLsn,
+      nextFile: this.nextFile,
+      layers: [...kept, ...added.map((layer) => layer.descriptor)],
+    };
+  }
+
+  private async moveBack(moved: readonly NewLayer[]): Promise<void> {
+    for (const { temporaryPath, descriptor } of moved) {
+      await this.files.rename(this.pathOf(descriptor.name), temporaryPath).catch(() => undefined);
+    }
   }
 
   /** Throws if an earlier failure left the state of the disk unknown. */
@@ -226,9 +263,12 @@ export class LayerSet implements AsyncDisposable {
   /** Waits for a publication that is under way and closes the files. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.last;
-    for (const layer of this.layers.layers) this.cache.handles.forget(layer.path);
+    await this.versions.settled();
+    for (const layer of this.map.layers) this.cache.handles.forget(layer.path);
   }
 }
+
+const NOTHING: ReadonlySet<string> = new Set();
 
 /** A full disk and other failures of the system as a `resource` error; anything else stays what it is. */
 export function asResourceError(error: unknown, what: string): unknown {

@@ -83,6 +83,11 @@ export class LayerWriter implements AsyncDisposable {
     return this.full.length > 0;
   }
 
+  /** True if no value was added. */
+  get isEmpty(): boolean {
+    return this.valueCount === 0;
+  }
+
   /** Size of the file so far in bytes, without its index. */
   get dataBytes(): number {
     return this.bufferPosition + this.filled;

@@ -9,7 +9,7 @@ import { FileCursor } from "./file-cursor.ts";
 import { type Key, type KeyPrefix, ValueFlag, compareKeys } from "./key.ts";
 import { type KeyRange, makeKey, maxKey, minKey, rangesOverlap } from "./key-range.ts";
 import type { LayerFile } from "./layer-file.ts";
-import type { LayerMap } from "./layer-map.ts";
+import type { MapVersion } from "./map-versions.ts";
 import { MemoryCursor, type SortedMemory } from "./memory-cursor.ts";
 import type { MemoryLayer } from "./memory-layer.ts";
 import type { PrefixTable } from "./prefix-table.ts";
@@ -44,7 +44,9 @@ export interface Cursor {
 
 /** The layers of one timeline as they were when the scan began. */
 export interface ScanLevel {
-  readonly map: LayerMap;
+  /** Held until the scan ends. */
+  readonly version: MapVersion;
+  readonly release: (version: MapVersion) => void;
   /** Newest first. */
   readonly memory: readonly MemoryLayer[];
   readonly prefixes: PrefixTable;
@@ -57,10 +59,14 @@ export async function* scanLevels(
   range: KeyRange,
   levels: readonly ScanLevel[],
 ): AsyncGenerator<ScanEntry[]> {
-  const yielder = new Yielder();
-  const memory = await sortMemory(range, levels, yielder);
-  for (const piece of cutAtImages(range, levels)) {
-    yield* scanPiece(piece, levels, memory, yielder);
+  try {
+    const yielder = new Yielder();
+    const memory = await sortMemory(range, levels, yielder);
+    for (const piece of cutAtImages(range, levels)) {
+      yield* scanPiece(piece, levels, memory, yielder);
+    }
+  } finally {
+    for (const { version, release } of levels) release(version);
   }
 }
 
@@ -81,8 +87,8 @@ async function sortMemory(
 /** The range in pieces, within each of which every key is covered by the same image layers. */
 function cutAtImages(range: KeyRange, levels: readonly ScanLevel[]): KeyRange[] {
   const cuts: Key[] = [range.from, range.to];
-  for (const { map, upTo } of levels) {
-    for (const set of map.images) {
+  for (const { version, upTo } of levels) {
+    for (const set of version.map.images) {
       if (set.lsn > upTo) continue;
       for (const layer of set.layers) {
         if (rangesOverlap(layer.range, range)) {
@@ -159,14 +165,14 @@ async function openCursors(
   let image: LayerFile | undefined;
   let depth = 0;
   for (; depth < levels.length && image === undefined; depth++) {
-    const { map, upTo } = levels[depth] as ScanLevel;
-    image = map.imageFor(piece.from, upTo);
+    const { version, upTo } = levels[depth] as ScanLevel;
+    image = version.map.imageFor(piece.from, upTo);
   }
   const floor = image?.endLsn ?? -1;
   const sources: { layer: LayerFile | MemoryLayer; upTo: number }[] = [];
-  for (const { map, memory, upTo } of levels.slice(0, depth)) {
+  for (const { version, memory, upTo } of levels.slice(0, depth)) {
     for (const layer of memory) sources.push({ layer, upTo });
-    for (const layer of map.deltas) {
+    for (const layer of version.map.deltas) {
       if (layer.endLsn > floor && layer.startLsn <= upTo && rangesOverlap(layer.range, piece)) {
         sources.push({ layer, upTo });
       }

@@ -6,20 +6,24 @@ import { assert, corrupt } from "../base/errors.ts";
 import { type Lsn, formatLsn, lsnMin } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
 import type { BlobRef } from "./arena.ts";
+import { type AdoptedLayer, adoptLayers } from "./adopt.ts";
+import { type ExportOptions, exportDelta } from "./export-delta.ts";
 import type { Key } from "./key.ts";
-import { type KeyRange, compareToKey, rangeContains } from "./key-range.ts";
+import { type KeyRange, rangeContains } from "./key-range.ts";
 import type { LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import type { LayerMap } from "./layer-map.ts";
-import { LayerSet, type NewLayer, asResourceError } from "./layer-set.ts";
+import { LayerSet, type NewLayer } from "./layer-set.ts";
 import { MemoryLayer } from "./memory-layer.ts";
 import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
 import { type ScanLevel, scanLevels } from "./scan.ts";
 import type { StoreCache } from "./store-cache.ts";
 import { ChainBuilder, type ScanEntry, type ValueChain } from "./value.ts";
-import { writeDelta } from "./write-delta.ts";
-import { type ImageSource, writeImages } from "./write-images.ts";
+import type { ImageSource } from "./write-images.ts";
+import { addImageLayer, writeDeltaLayer } from "./write-layers.ts";
 
+export type { AdoptedLayer } from "./adopt.ts";
+export type { ExportOptions } from "./export-delta.ts";
 export { type BlobRef, NO_BLOB } from "./arena.ts";
 export type { KeyHandle } from "./prefix-table.ts";
 export type { LayerDescriptor } from "./layer-file.ts";
@@ -157,7 +161,8 @@ export class TimelineStore implements AsyncDisposable {
    * sorted by key and complete: what it leaves out does not exist at that LSN. All of it is published, or nothing.
    */
   addImageLayer(range: KeyRange, lsn: Lsn, source: ImageSource): Promise<void> {
-    const work = this.writeImageLayer(range, lsn, source).finally(() => this.imaging.delete(work));
+    const job = { range, lsn, source, fileBytesMax: this.imageFileBytes };
+    const work = addImageLayer(job, this.set, this.files).finally(() => this.imaging.delete(work));
     this.imaging.add(work);
     return work;
   }
@@ -176,6 +181,48 @@ export class TimelineStore implements AsyncDisposable {
    */
   scan(range: KeyRange, lsn: Lsn): AsyncIterable<ScanEntry[]> {
     return scanLevels(range, TimelineStore.levels(this, lsn));
+  }
+
+  /**
+   * Takes in layers that continue the timeline from `durableLsn` to `endLsn`; image layers may also lie below. Nothing
+   * may have been put since the last flush. The files are moved; after a failure they are where they were.
+   */
+  async adopt(layers: readonly AdoptedLayer[], endLsn: Lsn): Promise<void> {
+    const isIdle = () => this.open.entryCount === 0 && this.frozen.length === 0;
+    assert(isIdle(), "layers are adopted when everything is on disk");
+    await adoptLayers(layers, endLsn, this.set, () => {
+      assert(isIdle(), "nothing is put while layers are adopted");
+      this.open = new MemoryLayer(endLsn, this.prefixes);
+    });
+  }
+
+  /** Writes the changes of a span of LSNs into delta layer files in another directory. Of this timeline only. */
+  async exportDelta(options: ExportOptions): Promise<LayerDescriptor[]> {
+    assert(options.toLsn <= this.durableLsn, "only what is durable is exported");
+    const version = this.set.acquire();
+    try {
+      return await exportDelta(version.map, { ...options, startLsn: this.startLsn }, this.files);
+    } finally {
+      this.set.release(version);
+    }
+  }
+
+  /** Keeps the files of the present layers (of this timeline only) from being deleted until it is disposed of. */
+  pin(): Disposable & { readonly layers: readonly LayerDescriptor[] } {
+    const version = this.set.acquire();
+    let held = true;
+    return {
+      layers: version.map.layers.map((layer) => layer.descriptor),
+      [Symbol.dispose]: () => {
+        if (held) this.set.release(version);
+        held = false;
+      },
+    };
+  }
+
+  /** Where a layer's file is. */
+  pathOf(layer: LayerDescriptor): string {
+    return this.set.pathOf(layer.name);
   }
 
   /** The layer files, in the order in which they were added. */
@@ -226,11 +273,7 @@ export class TimelineStore implements AsyncDisposable {
     let store = start;
     let upTo = lsn;
     for (;;) {
-      const { map } = store.set;
-      const image = imageAbove(map, key, upTo, callerFloor);
-      chain.floor = image?.endLsn ?? callerFloor;
-      store.collectFromMemory(key, chain);
-      if (!chain.done) await collectFromFiles(map, image, key, chain);
+      const image = await store.collect(key, upTo, callerFloor, chain);
       if (chain.done) return { values: chain.values, base: "found" };
       if (image !== undefined) return { values: chain.values, base: "missing" };
       const { ancestor } = store;
@@ -248,13 +291,41 @@ export class TimelineStore implements AsyncDisposable {
     let store = start;
     let upTo = lsn;
     for (;;) {
-      const { open, frozen, prefixes, ancestor } = store;
+      const { open, frozen, prefixes, ancestor, set } = store;
       const visibleTo = upTo;
       const memory = [open, ...frozen].filter((layer) => layer.startLsn <= visibleTo);
-      levels.push({ map: store.set.map, memory, prefixes, upTo });
+      levels.push({
+        version: set.acquire(),
+        release: (version) => {
+          set.release(version);
+        },
+        memory,
+        prefixes,
+        upTo,
+      });
       if (ancestor === undefined) return levels;
       upTo = lsnMin(upTo, ancestor.lsn);
       store = ancestor.store;
+    }
+  }
+
+  /** Collects what this timeline has, without its ancestors; returns the image layer that ended the search. */
+  private async collect(
+    key: Key,
+    upTo: Lsn,
+    callerFloor: number,
+    chain: ChainBuilder,
+  ): Promise<LayerFile | undefined> {
+    const version = this.set.acquire();
+    try {
+      const { map } = version;
+      const image = imageAbove(map, key, upTo, callerFloor);
+      chain.floor = image?.endLsn ?? callerFloor;
+      this.collectFromMemory(key, chain);
+      if (!chain.done) await collectFromFiles(map, image, key, chain);
+      return image;
+    } finally {
+      this.set.release(version);
     }
   }
 
@@ -276,63 +347,18 @@ export class TimelineStore implements AsyncDisposable {
     }
   }
 
+  private writeOut(layer: MemoryLayer): Promise<NewLayer> {
+    const { set, prefixes, files } = this;
+    return writeDeltaLayer(layer, set, { prefixes, files });
+  }
+
   private async flushLayer(layer: MemoryLayer): Promise<void> {
     this.set.checkUsable();
-    const added = layer.entryCount === 0 ? [] : [await this.writeDeltaLayer(layer)];
+    const added = layer.entryCount === 0 ? [] : [await this.writeOut(layer)];
     const onPublished = () => {
       this.frozen = this.frozen.filter((other) => other !== layer);
     };
-    await this.set.publish(added, { durableLsn: layer.endLsn, onPublished });
-  }
-
-  private async writeDeltaLayer(layer: MemoryLayer): Promise<NewLayer> {
-    const { set } = this;
-    const { startLsn, endLsn } = layer;
-    const name = set.newName(LayerKind.Delta, startLsn, endLsn);
-    const temporaryPath = set.temporaryPathOf(name);
-    try {
-      const written = await writeDelta(layer, this.prefixes, temporaryPath, this.files);
-      return { temporaryPath, descriptor: { ...written, name, kind: LayerKind.Delta, startLsn, endLsn } };
-    } catch (error) {
-      await set.discard([temporaryPath]);
-      throw asResourceError(error, `write layer ${temporaryPath}`);
-    }
-  }
-
-  private async writeImageLayer(range: KeyRange, lsn: Lsn, source: ImageSource): Promise<void> {
-    const { set } = this;
-    assert(
-      lsn >= this.startLsn && lsn <= this.durableLsn,
-      `images at ${lsn} are not of this timeline's durable part`,
-    );
-    assert(compareToKey(range.from, range.from.block, range.to) < 0, "the range of an image layer is empty");
-    set.checkUsable();
-    const names = new Map<string, string>();
-    const newPath = () => {
-      const name = set.newName(LayerKind.Image, lsn, lsn);
-      names.set(set.temporaryPathOf(name), name);
-      return set.temporaryPathOf(name);
-    };
-    try {
-      const written = await writeImages(
-        { range, lsn, source, newPath, fileBytesMax: this.imageFileBytes },
-        this.files,
-      );
-      const layers = written.map(({ path, ...layer }) => ({
-        temporaryPath: path,
-        descriptor: {
-          ...layer,
-          name: names.get(path) ?? "",
-          kind: LayerKind.Image,
-          startLsn: lsn,
-          endLsn: lsn,
-        },
-      }));
-      await set.publish(layers);
-    } catch (error) {
-      await set.discard([...names.keys()]);
-      throw asResourceError(error, `write image layer in ${set.directory}`);
-    }
+    await this.set.publish({ added, durableLsn: layer.endLsn, onPublished });
   }
 }
 
