@@ -31,7 +31,11 @@ export interface PageserverStatus {
 
 export interface TenantInfo {
   readonly tenantId: TenantId;
+  /** Null for a tenant that cannot be opened. */
   readonly pgVersion: number | null;
+  /** `active` or `broken`. */
+  readonly state: string;
+  readonly error: string | null;
 }
 
 export interface AncestorInfo {
@@ -160,6 +164,11 @@ export class PageserverClient {
   async createTenant(options: { pgVersion: number }): Promise<TenantInfo> {
     const body = { tenant_id: this.tenantId, pg_version: options.pgVersion };
     return tenantOf(await this.call("POST", "/v1/tenant", { body }));
+  }
+
+  /** Deletes this client's tenant with all its data. Throws `conflict` while a compute writes to a branch of it. */
+  async deleteTenant(): Promise<void> {
+    await this.call("DELETE", this.tenantPath(""), { timeoutMs: LONG_TIMEOUT_MS });
   }
 
   /** Imports the tar of a cleanly stopped data directory as the root timeline of `branch`. */
@@ -382,6 +391,8 @@ function tenantOf(value: unknown): TenantInfo {
   return {
     tenantId: parseTenantId(textField(object, "tenant_id")),
     pgVersion: optionalNumberField(object, "pg_version"),
+    state: optionalTextField(object, "state") ?? "active",
+    error: optionalTextField(object, "error"),
   };
 }
 

@@ -29,7 +29,8 @@ export default class Doctor extends BaseCommand {
     );
     if (repository) {
       const client = await this.pageserverOf(repository, flags);
-      results.push(...(await checkRepository(repository, client, computesOf(repository, client))));
+      const computes = computesOf(repository, client, undefined, { allTenants: true });
+      results.push(...(await checkRepository(repository, client, computes)));
     }
     const rows = results.map((result) => [result.state, result.name, result.message]);
     const table = formatTable(["STATE", "CHECK", "RESULT"], rows).split("\n");

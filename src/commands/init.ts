@@ -1,24 +1,13 @@
 import { resolve } from "node:path";
 import { string as stringArg } from "@oclif/core/args";
-import { custom, integer, string as stringFlag } from "@oclif/core/flags";
-import { ErrorCode, NeonError } from "../base/errors.ts";
+import { integer, string as stringFlag } from "@oclif/core/flags";
 import { formatLsn } from "../base/lsn.ts";
 import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
 import { paint } from "./shared/output.ts";
+import { walSegmentFlag } from "./shared/wal-segment-flag.ts";
 
 const DEFAULT_PG_VERSION = 17;
 const DEFAULT_WAL_SEGMENT_MB = 16;
-const WAL_SEGMENT_MB_MAX = 1024;
-
-const walSegmentFlag = custom<number>({
-  parse: async (input) => {
-    const size = /^[0-9]{1,4}$/.test(input) ? Number(input) : 0;
-    if (size >= 1 && size <= WAL_SEGMENT_MB_MAX && Number.isInteger(Math.log2(size))) return size;
-    throw new NeonError(ErrorCode.Usage, `${JSON.stringify(input)} is no size of a WAL segment`, {
-      hint: "Give a power of two from 1 to 1024, in megabytes; 16 is usual.",
-    });
-  },
-});
 
 export default class Init extends BaseCommand {
   static override summary = "Create a repository with an empty database as branch `main`.";
@@ -59,7 +48,8 @@ export default class Init extends BaseCommand {
     const { parseTenantId, newTenantId } = await import("../base/ids.ts");
     const { randomBytes } = await import("node:crypto");
     const { rootOf } = await import("../repository/repository.ts");
-    const { initRepository, MAIN_BRANCH } = await import("../compute/init-repository.ts");
+    const { MAIN_BRANCH } = await import("../compute/fresh-cluster.ts");
+    const { initRepository } = await import("../compute/init-repository.ts");
     const { Progress } = await import("./shared/progress.ts");
 
     const given = flags["tenant-id"];

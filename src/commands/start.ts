@@ -27,7 +27,8 @@ export default class Start extends BaseCommand {
     this.print(`The pageserver ${how} at ${report.uri} (process ${report.pid})`);
 
     const { computesOf, computeJson, describeCompute } = await import("./shared/computes.ts");
-    const computes = computesOf(repository, await this.pageserverOf(repository, flags), progress);
+    const client = await this.pageserverOf(repository, flags);
+    const computes = computesOf(repository, client, progress, { allTenants: true });
     const all = await computes.list();
     const idle = all.filter((compute) => compute.state !== "running");
     if (!flags.all && idle.length > 0) {

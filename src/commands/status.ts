@@ -21,7 +21,8 @@ export default class Status extends BaseCommand {
     const client = await this.pageserverOf(repository, flags);
     const server = await new PageserverProcess(repository).inspect();
     const branches = server.state === "running" ? await client.listBranches() : [];
-    const computes = withBranchNames(await computesOf(repository, client).list(), branches);
+    const everyCompute = computesOf(repository, client, undefined, { allTenants: true });
+    const computes = withBranchNames(await everyCompute.list(), branches);
 
     this.print(serverLine(server));
     const warning = serverWarning(server, computes);
@@ -73,10 +74,14 @@ function serverWarning(server: PageserverReport, computes: readonly ComputeInfo[
 }
 
 function computeLines(computes: readonly ComputeInfo[]): string {
+  // Where there is one tenant only, which it is goes without saying.
+  const several = new Set(computes.map((compute) => compute.tenantId)).size > 1;
+  const tenant = (text: string): string[] => (several ? [text] : []);
   return formatTable(
-    ["COMPUTE", "BRANCH", "STATE", "MODE", "ADDRESS"],
+    ["COMPUTE", ...tenant("TENANT"), "BRANCH", "STATE", "MODE", "ADDRESS"],
     computes.map((compute) => [
       compute.name,
+      ...tenant(compute.tenantId.slice(0, 8)),
       compute.branch,
       compute.state,
       compute.mode === "read-only"

@@ -19,7 +19,8 @@ export default class Stop extends BaseCommand {
     const { Progress } = await import("./shared/progress.ts");
     using progress = new Progress({ silent: this.jsonEnabled() });
 
-    const computes = computesOf(repository, await this.pageserverOf(repository, flags), progress);
+    const client = await this.pageserverOf(repository, flags);
+    const computes = computesOf(repository, client, progress, { allTenants: true });
     const running = (await computes.list()).filter((compute) => compute.state === "running");
     for (const compute of running) {
       progress.begin(`stopping compute ${compute.name}`);

@@ -1,5 +1,5 @@
 /** What the command line shows about a compute. */
-import type { TimelineId } from "../base/ids.ts";
+import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { ComputePaths } from "./compute-paths.ts";
 import type { ComputeRecord } from "./compute-file.ts";
@@ -13,6 +13,7 @@ export type ComputeState = "running" | "stopped" | "crashed";
 export interface ComputeInfo {
   readonly name: string;
   readonly branch: string;
+  readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
   /** `postgresql://…`, for any client. */
   readonly uri: string;
@@ -34,6 +35,7 @@ export function computeInfo(record: ComputeRecord, paths: ComputePaths): Compute
   return {
     name: record.name,
     branch: record.branch,
+    tenantId: record.tenantId,
     timelineId: record.timelineId,
     uri: `postgresql://${SUPERUSER}@${COMPUTE_HOST}:${record.port}/postgres`,
     host: COMPUTE_HOST,

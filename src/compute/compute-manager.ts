@@ -35,6 +35,8 @@ const PORT_ATTEMPTS_MAX = 5;
 export interface ComputeManagerOptions {
   readonly repository: Repository;
   readonly client: ComputePageserver;
+  /** Those of all tenants, not only of the client's. Names are unique in the repository all the same. */
+  readonly allTenants?: boolean | undefined;
   /** Those to use, or how to find them when a Postgres is to be started; by default what `findBinaries` finds. */
   readonly binaries?: PgBinaries | (() => Promise<PgBinaries>) | undefined;
   /** User that Postgres runs as when we are root; `postgres`, else `nobody`, when not given. */
@@ -58,6 +60,7 @@ export class ComputeManager {
   private readonly binaries: PgBinaries | (() => Promise<PgBinaries>) | undefined;
   private readonly runAs: string | undefined;
   private readonly events: ComputeEvents;
+  private readonly allTenants: boolean;
 
   constructor(options: ComputeManagerOptions) {
     this.repository = options.repository;
@@ -65,6 +68,7 @@ export class ComputeManager {
     this.binaries = options.binaries;
     this.runAs = options.runAs;
     this.events = options.events ?? {};
+    this.allTenants = options.allTenants ?? false;
   }
 
   /** Makes a compute and starts it if asked to. When the start fails, nothing is left of it. */
@@ -76,7 +80,7 @@ export class ComputeManager {
       if (existing) {
         throw new NeonError(
           ErrorCode.Exists,
-          `there is a compute "${name}" already, on branch "${existing.branch}"`,
+          `there is a compute "${name}" already, on branch "${existing.branch}"${this.foreignTenant(existing)}`,
           {
             hint: `Start it with \`neon pg start ${name}\`, or give the new one another name.`,
           },
@@ -206,7 +210,8 @@ export class ComputeManager {
 
   /** All computes, sorted by name. */
   async list(): Promise<ComputeInfo[]> {
-    return Promise.resolve(this.records().map((record) => computeInfo(record, this.paths(record.name))));
+    const records = this.records().filter((record) => this.isOurs(record));
+    return Promise.resolve(records.map((record) => computeInfo(record, this.paths(record.name))));
   }
 
   /** One compute. Throws `not_found`. */
@@ -253,11 +258,9 @@ export class ComputeManager {
 
   /** The major version of the client's tenant. */
   private async pgVersion(): Promise<number> {
-    const { defaultTenantId, pgVersion } = this.repository.config;
-    const { tenantId } = this.client;
-    if (tenantId === defaultTenantId) return pgVersion;
     const tenants = await this.client.listTenants();
-    return tenants.find((tenant) => tenant.tenantId === tenantId)?.pgVersion ?? pgVersion;
+    const own = tenants.find((tenant) => tenant.tenantId === this.client.tenantId);
+    return own?.pgVersion ?? this.repository.config.pgVersion;
   }
 
   private async reservePort(name: string, wanted: number | undefined): Promise<ReservedPort> {
@@ -296,7 +299,9 @@ export class ComputeManager {
 
   private async findBinaries(major: number): Promise<PgBinaries> {
     if (typeof this.binaries === "function") return this.binaries();
-    return this.binaries ?? findBinaries({ configured: this.repository.config.pgBin, major });
+    const { pgBin, pgVersion } = this.repository.config;
+    // The setting is for the default tenant; those of other versions use what is found.
+    return this.binaries ?? findBinaries({ configured: major === pgVersion ? pgBin : undefined, major });
   }
 
   private paths(name: string): ComputePaths {
@@ -311,11 +316,26 @@ export class ComputeManager {
   private mustRead(name: string): ComputeRecord {
     checkRefName(name, "compute");
     const record = this.read(name);
-    if (record) return record;
+    if (record && this.isOurs(record)) return record;
+    if (record) {
+      throw new NeonError(ErrorCode.NotFound, `compute "${name}" is${this.foreignTenant(record)}`, {
+        hint: `Add --tenant-id ${record.tenantId}, or make that tenant the default: \`neon tenant use ${record.tenantId}\`.`,
+        data: { compute: name },
+      });
+    }
     throw new NeonError(ErrorCode.NotFound, `there is no compute "${name}"`, {
       hint: `\`neon pg list\` shows the computes; \`neon pg create ${name}\` makes one.`,
       data: { compute: name },
     });
+  }
+
+  private isOurs(record: ComputeRecord): boolean {
+    return this.allTenants || record.tenantId === this.client.tenantId;
+  }
+
+  /** ` of tenant …` where that is another than ours. */
+  private foreignTenant(record: ComputeRecord): string {
+    return record.tenantId === this.client.tenantId ? "" : ` of tenant ${record.tenantId}`;
   }
 
   /** The records of all computes; one that is damaged is pointed out and left out. */

@@ -4,8 +4,9 @@
  * Linux is read from /proc; other systems are asked through `ps` and `lsof`.
  */
 import { execFileSync } from "node:child_process";
-import { readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, readlinkSync, realpathSync } from "node:fs";
 import { systemCode } from "../base/errors.ts";
+import { fileError } from "../repository/atomic-file.ts";
 import { processStartTime } from "../repository/process.ts";
 
 export { bootId } from "../repository/process.ts";
@@ -69,6 +70,18 @@ function workingInFromProc(directory: string): number[] {
     if (processStartTime(pid) !== undefined) pids.push(pid);
   }
   return pids;
+}
+
+/** Ends what works in a directory: a server that has not written its pid yet, the Postgres of an initdb. */
+export function killWorkers(directory: string): void {
+  if (!existsSync(directory)) return;
+  for (const pid of processesWorkingIn(realpathSync(directory))) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch (error) {
+      if (systemCode(error) !== "ESRCH") throw fileError(`cannot end process ${pid}`, error);
+    }
+  }
 }
 
 function workingInFromLsof(directory: string): number[] {

@@ -147,8 +147,18 @@ export class Repository {
 
   /** Changes one setting in config.toml (undefined removes it), safely against other commands. */
   async changeSetting(path: string, value: ConfigValue | undefined): Promise<void> {
+    await this.changeSettings([[path, value]]);
+  }
+
+  /** Changes several settings at once: all or none. `check` sees the settings as they are just before. */
+  async changeSettings(
+    changes: readonly (readonly [path: string, value: ConfigValue | undefined])[],
+    check: (before: ConfigSettings) => void = () => undefined,
+  ): Promise<void> {
     await withLock(this.lockPath("config"), this.configPath, async () => {
-      const changed = changeSetting(await readConfigText(this.configPath), path, value, this.configPath);
+      let changed = await readConfigText(this.configPath);
+      check(parseSettings(changed, this.configPath));
+      for (const [path, value] of changes) changed = changeSetting(changed, path, value, this.configPath);
       await writeFileAtomically(this.configPath, changed, 0o600);
       const settings = parseSettings(changed, this.configPath);
       this.current = { settings, config: configFromSettings(settings) };

@@ -30,6 +30,30 @@ void test("tenants: create, list, get, and creating one twice", async () => {
   assert.equal(errorOf(again).code, "exists");
 });
 
+void test("a tenant is deleted with all that it has; not while a compute writes to it", async () => {
+  await using harness = await Harness.withMain();
+  const other = String((await harness.ok("POST", "/v1/tenant", { pg_version: 16 }))["tenant_id"]);
+  const main = await harness.timelineIdOf("main");
+  const source = { host: "127.0.0.1", port: 5432, user: "postgres" };
+  const writer = await harness.ok("POST", harness.t(`/timeline/${main}/writer`), { name: "shop", source });
+  const refused = await harness.call("DELETE", `/v1/tenant/${TENANT}`);
+  assert.equal(refused.status, 409);
+  assert.match(errorOf(refused).message, /in use by compute "shop"/);
+  await harness.ok("DELETE", harness.t(`/timeline/${main}/writer/${String(writer["epoch"])}`));
+
+  assert.deepEqual(await harness.ok("DELETE", `/v1/tenant/${TENANT}`), { deleted: TENANT });
+  assert.equal(errorOf(await harness.call("GET", harness.t("/branch"))).code, "not_found");
+  assert.equal(errorOf(await harness.call("DELETE", `/v1/tenant/${TENANT}`)).code, "not_found");
+  const { tenants } = (await harness.ok("GET", "/v1/tenant")) as { tenants: { tenant_id: string }[] };
+  assert.deepEqual(
+    tenants.map((tenant) => tenant.tenant_id),
+    [other],
+  );
+  // Its id may be used again.
+  await harness.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
+  assert.deepEqual(await harness.ok("GET", harness.t("/branch")), { branches: [] });
+});
+
 void test("import makes a root timeline and its branch", async () => {
   await using harness = await Harness.start();
   await harness.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });

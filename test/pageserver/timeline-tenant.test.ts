@@ -192,6 +192,17 @@ void test("a crash at any step of creating a tenant leaves none or all of it", a
   );
 });
 
+void test("a crash at any step of deleting a tenant leaves none or all of it", async () => {
+  await crashAnywhere(
+    async ({ tenants }) => void (await createMain(tenants)),
+    ({ tenants }) => tenants.delete(ID),
+    ({ tenants }, directory) => {
+      if (tenants.list().length > 0) assert.deepEqual(shape(tenants), { main: null });
+      else assert.deepEqual(readdirSync(directory), []);
+    },
+  );
+});
+
 void test("a crash at any step of an import leaves none or all of it, and it can be run again", async () => {
   await crashAnywhere(
     async ({ tenants }) => void (await tenants.create({ id: ID, pgVersion: POSTGRES_17 })),

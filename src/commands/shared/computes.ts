@@ -8,15 +8,17 @@ import type { JsonFields } from "./base-command.ts";
 import { formatTable, paint } from "./output.ts";
 import type { Progress } from "./progress.ts";
 
-/** `progress` shows the steps of starting and stopping. */
+/** The computes of the client's tenant, or of all. `progress` shows the steps of starting and stopping. */
 export function computesOf(
   repository: Repository,
   client: PageserverClient,
   progress?: Progress,
+  options: { readonly allTenants?: boolean } = {},
 ): ComputeManager {
   return new ComputeManager({
     repository,
     client,
+    allTenants: options.allTenants,
     runAs: repository.config.runAs,
     events: {
       caution: (text) => {
@@ -33,6 +35,7 @@ export function computeJson(compute: ComputeInfo): JsonFields {
   return {
     name: compute.name,
     branch: compute.branch,
+    tenant_id: compute.tenantId,
     timeline_id: compute.timelineId,
     uri: compute.uri,
     host: compute.host,

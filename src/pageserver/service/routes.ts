@@ -56,6 +56,10 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {
       t,
       inTenant(async (_, tenant) => json(renderTenant({ kind: "open", tenant }))),
     )
+    .add("DELETE", t, async (request) => {
+      await tenants.delete(request.tenantId);
+      return json({ deleted: request.tenantId });
+    })
     .add("POST", `${t}/import`, inTenant(importTar))
     .add("GET", `${t}/branch`, inTenant(listBranches))
     .add("POST", `${t}/branch`, inTenant(createBranch))

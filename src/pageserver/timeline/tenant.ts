@@ -126,6 +126,11 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     return this.metadata.createdAt;
   }
 
+  /** Whether an import is under way. */
+  get importing(): boolean {
+    return this.reserved.size > 0;
+  }
+
   /** All branches, sorted by name; with damaged ones. */
   branches(): Branch[] {
     return this.refs.list().map((ref) => this.branchOf(ref));

@@ -1,4 +1,7 @@
-/** All tenants of a pageserver: the directories in `tenants/`. They share nothing but the process. */
+/**
+ * All tenants of a pageserver: the directories in `tenants/`. They share nothing but the process. A tenant that is being
+ * deleted has its directory renamed first, so that a crash leaves it whole or gone; the next start removes the rest.
+ */
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
 import { type TenantId, isId, newTenantId, parseTenantId } from "../../base/ids.ts";
@@ -6,6 +9,9 @@ import type { PgVersion } from "../../postgres/versions/version.ts";
 import { SerialQueue } from "./serial-queue.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 import { Tenant, type TenantDependencies } from "./tenant.ts";
+
+/** Ends the name of a directory that was a tenant's. */
+const DELETED = ".deleted";
 
 export type TenantEntry<T extends ServedTimeline> =
   | { readonly kind: "open"; readonly tenant: Tenant<T> }
@@ -28,6 +34,11 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
     const { files, log } = this.dependencies;
     await files.makeDirectory(this.directory);
     for (const name of await files.list(this.directory)) {
+      if (name.endsWith(DELETED) && isId(name.slice(0, -DELETED.length))) {
+        await files.removeTree(join(this.directory, name));
+        log.info({ path: join(this.directory, name) }, "removed the rest of a deleted tenant");
+        continue;
+      }
       if (!isId(name)) {
         log.warn({ path: join(this.directory, name) }, "this is no tenant; left alone");
         continue;
@@ -56,12 +67,7 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
 
   /** Throws `not_found`, or what keeps the tenant from being opened. */
   get(id: TenantId): Tenant<T> {
-    const entry = this.byId.get(id);
-    if (!entry) {
-      throw new NeonError(ErrorCode.NotFound, `there is no tenant ${id} on this pageserver`, {
-        hint: "`neon tenant list` shows those that exist.",
-      });
-    }
+    const entry = this.entry(id);
     if (entry.kind === "broken") throw entry.error;
     return entry.tenant;
   }
@@ -88,12 +94,39 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
     });
   }
 
+  /**
+   * Deletes a tenant with all its data; a broken one, too. Throws `not_found`, `conflict` while a compute writes to one of
+   * its branches.
+   */
+  async delete(id: TenantId): Promise<void> {
+    const { files } = this.dependencies;
+    await this.changes.run(async () => {
+      const entry = this.entry(id);
+      if (entry.kind === "open") checkNobodyWrites(entry.tenant);
+      // From here on nobody finds it any more.
+      this.byId.delete(id);
+      if (entry.kind === "open") await entry.tenant[Symbol.asyncDispose]();
+      const path = join(this.directory, id);
+      await files.rename(path, path + DELETED);
+      await files.syncDirectory(this.directory);
+      await files.removeTree(path + DELETED);
+    });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.changes.run(async () => {
       for (const [id, entry] of this.byId) {
         if (entry.kind === "open") await entry.tenant[Symbol.asyncDispose]();
         this.byId.delete(id);
       }
+    });
+  }
+
+  private entry(id: TenantId): TenantEntry<T> {
+    const entry = this.byId.get(id);
+    if (entry) return entry;
+    throw new NeonError(ErrorCode.NotFound, `there is no tenant ${id} on this pageserver`, {
+      hint: "`neon tenant list` shows those that exist.",
     });
   }
 
@@ -109,5 +142,22 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
     }
     await files.removeTree(directory);
     log.info({ path: directory }, "removed a tenant whose creation was interrupted");
+  }
+}
+
+function checkNobodyWrites<T extends ServedTimeline>(tenant: Tenant<T>): void {
+  if (tenant.importing) {
+    throw new NeonError(ErrorCode.Conflict, `a database is being imported into tenant ${tenant.id}`, {
+      hint: "Try again when that is over.",
+    });
+  }
+  for (const { ref, entry } of tenant.branches()) {
+    const writer = entry.kind === "open" ? entry.timeline.writer : undefined;
+    if (!writer) continue;
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `branch "${ref.name}" of tenant ${tenant.id} is in use by compute "${writer.name}"`,
+      { hint: `Remove it first: neon pg destroy ${writer.name}`, data: { writer: writer.name } },
+    );
   }
 }
