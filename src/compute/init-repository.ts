@@ -5,12 +5,9 @@ import { pageserverUrl } from "../repository/config.ts";
 import type { Repository } from "../repository/repository.ts";
 import { type PgBinaries, findBinaries } from "./binaries.ts";
 import { type CreateRepositoryOptions, TEMPORARY, checkRoot, createRepository } from "./create-repository.ts";
-import { makeFreshCluster } from "./fresh-cluster.ts";
+import { type FreshClusterOptions, makeFreshCluster } from "./fresh-cluster.ts";
 
-export interface InitOptions extends CreateRepositoryOptions {
-  /** Bytes that were sent to the pageserver since the last call. */
-  readonly onBytes: (sizeBytes: number) => void;
-}
+export interface InitOptions extends CreateRepositoryOptions, FreshClusterOptions {}
 
 export interface InitResult {
   readonly repository: Repository;
