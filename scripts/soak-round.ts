@@ -1,88 +1,64 @@
 /**
- * One round of the soak: a fresh cluster, a random workload under random settings, and then Postgres' opinion. At random
- * LSNs of its history a branch must hold what stock recovery makes of the same WAL, its indexes must agree with its
- * tables, and in the end the compute's own directory must be what a base backup would be.
+ * One round of the soak: a fresh cluster, a random workload under random settings, and then Postgres' opinion. At many
+ * LSNs of its history a base backup must be, page by page, what stock recovery of the same WAL makes; at one of them a
+ * branch is opened, and its rows and indexes are compared; and in the end the compute's own directory must be what a
+ * base backup would be.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Lsn, formatLsn } from "../src/base/lsn.ts";
+import { readDirectoryState } from "../src/compute/directory-setup.ts";
 import type { Timeline } from "../src/pageserver/timeline/timeline.ts";
+import type { Difference } from "../src/pageserver/verify/compare-directory.ts";
 import { Findings } from "../src/storage/findings.ts";
 import { checkStore, openToCheck } from "../src/storage/fsck.ts";
 import { Lab } from "../test/pageserver/branch-harness.ts";
 import { archiveWal, digest, recoverTo } from "../test/pageserver/stock-recovery.ts";
-import { runIndexWorkload } from "../test/postgres/redo-index-workload.ts";
-import { runWorkload } from "../test/postgres/redo-workload.ts";
 import type { Settings, TestPostgres } from "../test/support/postgres.ts";
 import type { SeededRandom } from "../test/support/random.ts";
-import { Workload, prepareWorkload } from "../test/support/workload.ts";
-
-/** What the round works on: several clients at once, the zoo of rare statements, or a relation of more than 1 GB. */
-export const ROUND_KINDS = ["clients", "zoo", "big"] as const;
-export type RoundKind = (typeof ROUND_KINDS)[number];
-
-export interface RoundPlan {
-  readonly kind: RoundKind;
-  readonly pgVersion: number;
-  readonly initdb: readonly string[];
-  readonly settings: Settings;
-  readonly checkpointDistanceBytes: number;
-  /** Length of the part with several clients, in milliseconds. */
-  readonly clientsMs: number;
-  /** LSNs to compare. */
-  readonly pairs: number;
-}
+import type { RoundPlan } from "./soak-plan.ts";
+import { Standby } from "./soak-standby.ts";
+import { work } from "./soak-work.ts";
 
 export interface RoundResult {
   /** (workload, LSN) pairs that were equal to stock recovery. */
   readonly pairs: number;
+  /** Pages that were compared for them. */
+  readonly pairPages: number;
   /** Pages compared record by record, and in the end with the directory. */
   readonly verifiedPages: number;
   readonly directoryPages: number;
   readonly walBytes: number;
 }
 
-export function planRound(
-  random: SeededRandom,
-  fixed: { kind: RoundKind; pgVersion: number; pairs: number },
-): RoundPlan {
-  const isBig = fixed.kind === "big";
-  // Images for checking in every record make the WAL of a big relation several times as long.
-  const consistency = !isBig && random.chance(0.4);
-  const segmentMb = random.pick([1, 16, 16, 64]);
-  return {
-    ...fixed,
-    initdb: [...(random.chance(0.5) ? ["--data-checksums"] : []), `--wal-segsize=${segmentMb}`],
-    settings: {
-      wal_keep_size: "20GB",
-      min_wal_size: `${5 * segmentMb}MB`,
-      max_wal_size: isBig ? "1GB" : `${5 * segmentMb * random.between(1, 4)}MB`,
-      checkpoint_timeout: "30s",
-      full_page_writes: random.chance(0.5) ? "on" : "off",
-      wal_compression: random.pick(["off", "off", "pglz"]),
-      wal_log_hints: random.chance(0.3) ? "on" : "off",
-      track_commit_timestamp: random.chance(0.3) ? "on" : "off",
-      autovacuum: random.chance(0.3) ? "on" : "off",
-      shared_buffers: random.pick(["2MB", "16MB", "64MB"]),
-      ...(consistency ? { wal_consistency_checking: "all" } : {}),
-    },
-    checkpointDistanceBytes: (isBig ? 32 : random.pick([1, 2, 8, 32])) << 20,
-    clientsMs: random.between(1500, 6000),
-  };
+export interface RoundOptions {
+  /** The round ends early, after a pair, when this says so. */
+  readonly isOver: () => boolean;
+  /** Called with what is being done. */
+  readonly progress: (what: string) => void;
 }
 
-/** Throws at the first difference. Ends early, after a pair, when `isOver` says so. */
+/** What is compared, and with what. */
+interface Case {
+  readonly lab: Lab;
+  readonly main: Timeline;
+  readonly archive: string;
+  /** Without them a server with larger segments does not start, or does not recover. */
+  readonly settings: Settings;
+}
+
+/** Throws at the first difference. */
 export async function runRound(
   plan: RoundPlan,
   random: SeededRandom,
-  isOver: () => boolean,
+  options: RoundOptions,
 ): Promise<RoundResult> {
   await using lab = new Lab({ checkpointDistanceBytes: plan.checkpointDistanceBytes, verifyRedo: true });
   const main = await lab.init(plan.initdb, plan.pgVersion);
   const { startLsn } = main;
   const compute = await lab.compute(main, plan.settings);
-  const marks = await work(plan, random, compute, main);
+  options.progress("workload");
+  const checkpoints = await work(plan, random, compute);
   await main.syncWithWriter(120_000);
   const last = main.lastRecordLsn;
   // Recovery stops before the first record that starts at its target, so there has to be one.
@@ -90,104 +66,80 @@ export async function runRound(
   await main.syncWithWriter(60_000);
   assert.equal(main.error, undefined);
   const archive = archiveWal(lab.base, compute, { startLsn, segmentSize: main.cluster.segmentSize });
-  // Without them a server with larger segments does not start, or does not recover.
   const { min_wal_size = "80MB", track_commit_timestamp = "off" } = plan.settings;
-  const settings = { min_wal_size, track_commit_timestamp };
-  let pairs = 0;
-  for (; pairs < plan.pairs && (pairs === 0 || !isOver()); pairs++) {
-    const from = marks[0] ?? startLsn;
-    const at = pairs === 0 ? last : from + Math.floor((last - from) * (random.below(10_000) / 10_000));
-    const { endLsn: lsn } = await main.recordBoundary(at as Lsn);
-    await comparePair(lab, main, { archive, lsn, settings });
-  }
+  const the: Case = { lab, main, archive, settings: { min_wal_size, track_commit_timestamp } };
+  const lsns = await chooseLsns(random, main, { checkpoints, last, count: plan.pairs });
+  const found = await comparePairs(the, lsns, options);
+  options.progress("rows and indexes");
+  await compareRows(the, random.pick(lsns.slice(0, found.pairs)));
+  options.progress("directory");
   const directoryPages = await compareDirectory(main, compute);
   await checkFiles(lab, main);
   return {
-    pairs,
+    pairs: found.pairs,
+    pairPages: found.pages,
     verifiedPages: main.verifiedPages ?? 0,
     directoryPages,
     walBytes: main.lastRecordLsn - startLsn,
   };
 }
 
-/** Returns LSNs from which on there is something to look at. */
-async function work(
-  plan: RoundPlan,
+/** Ends of records, ascending, each behind another checkpoint than the one before. */
+async function chooseLsns(
   random: SeededRandom,
-  compute: TestPostgres,
   main: Timeline,
+  from: { checkpoints: readonly Lsn[]; last: Lsn; count: number },
 ): Promise<Lsn[]> {
-  const marks: Lsn[] = [];
-  if (plan.kind === "zoo") await runWorkload(compute, random.between(10, 60));
-  if (plan.kind === "big") {
-    await makeBigRelation(compute);
-    marks.push(main.lastRecordLsn);
+  const spans = from.checkpoints
+    .map((start, i) => ({ start, end: from.checkpoints[i + 1] ?? from.last }))
+    .filter(({ start, end }) => start < from.last && end - start > 512);
+  while (spans.length > Math.max(1, from.count)) spans.splice(random.below(spans.length), 1);
+  const lsns: Lsn[] = [];
+  for (const { start, end } of spans) {
+    // Checkpoint records are shorter than 200 bytes.
+    const at = start + 200 + Math.floor((end - start - 200) * (random.below(10_000) / 10_000));
+    const { endLsn } = await main.recordBoundary(at as Lsn);
+    if (endLsn > start) lsns.push(endLsn);
   }
-  if (plan.kind !== "zoo") {
-    await prepareWorkload(compute);
-    const workload = new Workload(compute, { seed: random.u32(), clients: random.between(1, 4) });
-    try {
-      if (plan.kind === "big") await changeBigRelation(compute, random);
-      else if (random.chance(0.4)) await runIndexWorkload(compute, random);
-      await databases(compute, random, plan.clientsMs);
-    } finally {
-      await workload.stop();
-    }
-  }
-  if (random.chance(0.5)) {
-    await compute.query("create table left_behind (i int)");
-    await compute.query("begin; insert into left_behind values (1); prepare transaction 'left'");
-  }
-  return marks;
+  assert.ok(lsns.length > 0, "there are LSNs to compare");
+  return lsns;
 }
 
-/** Comes and goes of databases while clients work. */
-async function databases(compute: TestPostgres, random: SeededRandom, lengthMs: number): Promise<void> {
-  const until = Date.now() + lengthMs;
-  for (let i = 0; Date.now() < until; i++) {
-    await sleep(random.between(100, 700));
-    const step = random.below(4);
-    if (step === 0) await compute.query("checkpoint");
-    if (step === 1)
-      await compute.query(`create database d${i}${random.chance(0.5) ? " strategy file_copy" : ""}`);
-    if (step === 2 && i > 0) await compute.query(`drop database if exists d${i - 1}`);
+/** Moves a stock standby along the LSNs and holds its files against base backups. */
+async function comparePairs(
+  the: Case,
+  lsns: readonly Lsn[],
+  options: RoundOptions,
+): Promise<{ pairs: number; pages: number }> {
+  const { lab, main } = the;
+  await using standby = await Standby.create(lab.base, the.archive, the.settings);
+  let pairs = 0;
+  let pages = 0;
+  for (const lsn of lsns) {
+    if (pairs > 0 && options.isOver()) break;
+    options.progress(`pair ${pairs + 1} of ${lsns.length}`);
+    const next = await standby.moveTo(lsn);
+    assert.equal((await main.recordBoundary(next)).endLsn, lsn, `recovery stopped at ${formatLsn(lsn)}`);
+    const found = await main.verifyDirectory(
+      { directory: standby.directory, lsn, recovered: true },
+      { signal: new AbortController().signal, progress: () => undefined },
+    );
+    const differences = found.differences.filter((difference) => !isStillInMemory(difference));
+    assert.deepEqual(differences.slice(0, 5), [], `${found.differences.length} at ${formatLsn(lsn)}`);
+    pages += found.pages;
+    pairs++;
   }
+  return { pairs, pages };
 }
 
-/** More than 131,072 pages, with one row on each, so that its WAL stays short. */
-async function makeBigRelation(compute: TestPostgres): Promise<void> {
-  for (const statement of [
-    "create table big (id int, filler text) with (fillfactor = 10)",
-    "alter table big alter filler set storage plain",
-    "insert into big select i, repeat('x', 380) from generate_series(1, 140000) i",
-    "create index on big (id)",
-    "analyze big",
-  ]) {
-    await compute.query(statement);
-  }
-  const pages = Number(await compute.value("select relpages from pg_class where relname = 'big'"));
-  assert.ok(pages > 131_072, `the relation has ${pages} pages`);
+/** A standby keeps transactions that were prepared since its last checkpoint in memory (twophase.c, CheckPointTwoPhase). */
+function isStillInMemory(difference: Difference): boolean {
+  return difference.file.startsWith("pg_twophase/") && difference.what.includes("not in the directory");
 }
 
-async function changeBigRelation(compute: TestPostgres, random: SeededRandom): Promise<void> {
-  for (let i = 0; i < 30; i++) {
-    const id = random.between(1, 139_000);
-    await compute.query(`update big set filler = filler || 'y' where id between ${id} and ${id + 300}`);
-    if (i % 10 === 3) await compute.query(`delete from big where id between ${id} and ${id + 900}`);
-    if (i % 10 === 7) await compute.query("checkpoint");
-  }
-  // The end of the second file goes away.
-  await compute.query("delete from big where id > 136000");
-  await compute.query("vacuum big");
-}
-
-/** A branch at an LSN, and stock recovery to it. */
-async function comparePair(
-  lab: Lab,
-  main: Timeline,
-  at: { archive: string; lsn: Lsn; settings: Settings },
-): Promise<void> {
-  const { archive, lsn, settings } = at;
+/** A branch at an LSN, and a server that stock recovery has brought there: the same rows, and sound indexes. */
+async function compareRows(the: Case, lsn: Lsn): Promise<void> {
+  const { lab, main, archive, settings } = the;
   const where = `at ${formatLsn(lsn)}`;
   // Both are waited for, whatever becomes of the other.
   const [branched, recovered] = await Promise.allSettled([
@@ -224,7 +176,9 @@ async function checkContents(server: TestPostgres, where: string): Promise<void>
 
 async function compareDirectory(main: Timeline, compute: TestPostgres): Promise<number> {
   await compute.stop();
-  const { lsn } = await endOfDirectory(compute);
+  const state = readDirectoryState(compute.dataDir);
+  assert.ok(state?.shutDown, "the compute was shut down");
+  const lsn = state.endLsn;
   await main.waitForLsn(lsn, 60_000);
   const { pages, differences } = await main.verifyDirectory(
     { directory: compute.dataDir, lsn },
@@ -232,13 +186,6 @@ async function compareDirectory(main: Timeline, compute: TestPostgres): Promise<
   );
   assert.deepEqual(differences.slice(0, 5), [], `${differences.length} pages of the compute's directory`);
   return pages;
-}
-
-async function endOfDirectory(compute: TestPostgres): Promise<{ lsn: Lsn }> {
-  const { readDirectoryState } = await import("../src/compute/directory-setup.ts");
-  const state = readDirectoryState(compute.dataDir);
-  assert.ok(state?.shutDown, "the compute was shut down");
-  return { lsn: state.endLsn };
 }
 
 /** What is on disk is whole. */

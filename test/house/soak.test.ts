@@ -1,23 +1,59 @@
 /** `npm run soak` works; a long one is run by hand. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ROOT } from "./project-files.ts";
 
 function soak(...args: string[]): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, [join(ROOT, "scripts", "soak.ts"), ...args], { encoding: "utf8" });
 }
 
-test("a round of the soak", { timeout: 120_000 }, () => {
-  const { status, stdout, stderr } = soak("--seed", "5", "--minutes", "0", "--pairs", "1");
+test("a round of the soak", { timeout: 300_000 }, () => {
+  const { status, stdout, stderr } = soak("--seed", "5", "--minutes", "0", "--pairs", "3");
   assert.equal(status, 0, stdout + stderr);
   assert.match(
     stdout,
-    /^seed 5, 0 minutes\nround 0, \d+ s: 1 pairs equal, \d+ pages by record, \d{4,} by directory/,
+    /^seed 5, 0 minutes\n(round 0, \d+ s: .*\n)*round 0, \d+ s: 1 pairs equal, \d{4,} pages, \d+ pages by record, \d{4,} by directory/,
   );
-  assert.match(stdout, /\n1 pairs in 1 rounds were equal to stock recovery\n$/);
+  assert.match(stdout, /\n1 pairs in 1 rounds were equal to stock recovery, \d{4,} pages, [\d.]+ minutes\n$/);
 });
+
+/** The directories of soaks that a process has made. */
+function directoriesOf(pid: number): string[] {
+  return readdirSync("/tmp").filter((name) => {
+    const owner = join("/tmp", name, "owner");
+    return (
+      name.startsWith("neon-soak-") && existsSync(owner) && readFileSync(owner, "utf8").startsWith(`${pid} `)
+    );
+  });
+}
+
+test(
+  "a soak that is ended leaves nothing behind, and says how far it was",
+  { timeout: 120_000 },
+  async () => {
+    const child = spawn(process.execPath, [join(ROOT, "scripts", "soak.ts"), "--seed", "6"], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    assert.ok(child.pid !== undefined);
+    const closed = once(child, "close");
+    let said = "";
+    child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
+    while (!isPostgresRunning(child.pid)) await sleep(20);
+  child.kill("SIGTERM");
+    await closed;
+    assert.equal(child.exitCode, 143);
+    assert.match(
+      said,
+      /\nSIGTERM: 0 pairs in 0 rounds were equal to stock recovery, 0 pages, [\d.]+ minutes\n$/,
+    );
+    assert.deepEqual(directoriesOf(child.pid), []);
+  },
+);
 
 test("a soak that is asked for wrongly", () => {
   for (const [args, what] of [

@@ -17,7 +17,13 @@ import type { TimelineFactory } from "../../src/pageserver/timeline/served-timel
 import { versionByMajor } from "../../src/postgres/versions/versions.ts";
 import { RealFiles } from "../../src/storage/real-files.ts";
 import { StoreCache } from "../../src/storage/store-cache.ts";
-import { type Settings, TestPostgres, embeddedBinDir, freePort } from "../support/postgres.ts";
+import {
+  type Settings,
+  TestPostgres,
+  embeddedBinDir,
+  freePort,
+  temporaryDirectory,
+} from "../support/postgres.ts";
 
 const random: Random = { bytes: (count) => new Uint8Array(randomBytes(count)) };
 
@@ -36,7 +42,7 @@ export const REMOTE_SETTINGS: Settings = {
 };
 
 export class Lab implements AsyncDisposable {
-  readonly directory = mkdtempSync("/tmp/neonlab-");
+  readonly directory = mkdtempSync(`${temporaryDirectory()}/neonlab-`);
   readonly files = new RealFiles();
   readonly cache = new StoreCache({ capacityBytes: 32 << 20 }, { files: this.files });
   readonly dependencies: TimelineDependencies;

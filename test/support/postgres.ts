@@ -117,6 +117,11 @@ function makeSymlinks(root: string): void {
   }
 }
 
+/** Where tests put what they make: /tmp, or NEON_TEST_TMPDIR. A short path, because sockets lie in it. */
+export function temporaryDirectory(): string {
+  return process.env["NEON_TEST_TMPDIR"] ?? "/tmp";
+}
+
 /** Directories and processes to clean up if the test process ends without disposing. */
 const leftovers = new Set<TestPostgres>();
 process.on("exit", () => {
@@ -155,7 +160,7 @@ export class TestPostgres implements AsyncDisposable {
 
   private constructor(binDir: string) {
     this.binDir = binDir;
-    this.root = mkdtempSync("/tmp/testpg-");
+    this.root = mkdtempSync(`${temporaryDirectory()}/testpg-`);
     this.dataDir = join(this.root, "data");
     this.socketDir = join(this.root, "s");
     this.logFile = join(this.root, "postgres.log");
@@ -266,6 +271,27 @@ export class TestPostgres implements AsyncDisposable {
         throw new Error(`Postgres was not ready after ${START_TIMEOUT_MS} ms:\n${this.logTail()}`);
       }
       await sleep(POLL_MS);
+    }
+  }
+
+  /** Runs a server that ends by itself, as one does that stops at a recovery target; its exit code. */
+  async runToEnd(timeoutMs = 300_000): Promise<number | null> {
+    if (this.process) throw new Error("already running");
+    const log = openSync(this.logFile, "a");
+    const child = spawn(
+      join(this.binDir, "postgres"),
+      ["-D", this.dataDir, "-c", "listen_addresses=", "-c", `unix_socket_directories=${this.socketDir}`],
+      { ...this.spawnOptions(), stdio: ["ignore", log, log] },
+    );
+    closeSync(log);
+    this.process = child;
+    const timer = setTimeout(() => child.kill("SIGQUIT"), timeoutMs);
+    try {
+      await once(child, "exit");
+      return child.exitCode;
+    } finally {
+      clearTimeout(timer);
+      this.process = undefined;
     }
   }
 

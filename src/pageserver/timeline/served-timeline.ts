@@ -87,10 +87,13 @@ export interface ServedTimeline {
     readOnly: boolean;
   }): Promise<{ lsn: Lsn; previousLsn?: Lsn; stream: AsyncIterable<Uint8Array> }>;
   /**
-   * Compares the data directory of a compute that was stopped at `lsn` with a base backup there. Throws `not_checked`
-   * if that cannot be done.
+   * Compares the data directory of a compute that was stopped at `lsn`, or that stock recovery has brought there, with a
+   * base backup. Throws `not_checked` if that cannot be done.
    */
-  verifyDirectory(request: { directory: string; lsn: Lsn }, options: VerifyOptions): Promise<Verification>;
+  verifyDirectory(
+    request: { directory: string; lsn: Lsn; recovered?: boolean },
+    options: VerifyOptions,
+  ): Promise<Verification>;
   /** Waits for layers that are being written. */
   work(): Promise<TimelineWork>;
   /** Stops following the writer (the right to write stays stored), writes what must be written. Idempotent. */

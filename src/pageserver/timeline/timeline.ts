@@ -285,11 +285,11 @@ export class Timeline implements ServedTimeline {
   }
 
   async verifyDirectory(
-    request: { directory: string; lsn: Lsn },
+    request: { directory: string; lsn: Lsn; recovered?: boolean },
     options: VerifyOptions,
   ): Promise<Verification> {
     this.checkOpen();
-    const { directory, lsn } = request;
+    const { directory, lsn, recovered = false } = request;
     const end = this.last.endLsn;
     if (this.withoutPageHeader(lsn) > end) {
       throw new NeonError(
@@ -299,7 +299,7 @@ export class Timeline implements ServedTimeline {
     }
     const source = await this.backupSource(await this.recordBoundary(lsn), false);
     const { systemId } = this.cluster;
-    return verifyDirectory(source, { directory, systemId }, this.dependencies.files, options);
+    return verifyDirectory(source, { directory, systemId, recovered }, this.dependencies.files, options);
   }
 
   async work(): Promise<TimelineWork> {

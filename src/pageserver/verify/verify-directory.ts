@@ -1,4 +1,7 @@
-/** Holds the data directory of a stopped compute against what a base backup at its end would be. */
+/**
+ * Holds the data directory of a stopped server against what a base backup would be: that of a compute at its end, or
+ * one that stock recovery has brought to an LSN.
+ */
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
@@ -15,6 +18,17 @@ export interface Verification {
   readonly omitted: number;
 }
 
+/** The directory that is compared. */
+export interface VerifiedDirectory {
+  readonly directory: string;
+  readonly systemId: bigint;
+  /**
+   * Stock recovery made it, and not a compute: where it stopped is not in its control file, and its caller vouches
+   * for it.
+   */
+  readonly recovered: boolean;
+}
+
 export interface VerifyOptions {
   readonly signal: AbortSignal;
   /** Called with the number of pages compared so far. */
@@ -23,11 +37,11 @@ export interface VerifyOptions {
 
 /**
  * Compares `directory` with the backup. Throws `not_checked` if the directory is not that of a server that was shut
- * down at exactly the LSN of the backup.
+ * down, a compute at exactly the LSN of the backup.
  */
 export async function verifyDirectory(
   source: BaseBackupSource,
-  where: { readonly directory: string; readonly systemId: bigint },
+  where: VerifiedDirectory,
   files: Files,
   options: VerifyOptions,
 ): Promise<Verification> {
@@ -63,11 +77,7 @@ async function openComparison(
   }
 }
 
-async function checkShutDownAt(
-  lsn: Lsn,
-  where: { readonly directory: string; readonly systemId: bigint },
-  files: Files,
-): Promise<void> {
+async function checkShutDownAt(lsn: Lsn, where: VerifiedDirectory, files: Files): Promise<void> {
   const { directory } = where;
   if ((await read(join(directory, "postmaster.pid"), files)) !== undefined) {
     throw notChecked(`a Postgres runs on ${directory}, or has not ended in order`);
@@ -81,7 +91,12 @@ async function checkShutDownAt(
     throw notChecked(`pg_control of ${directory} cannot be read: ${messageOf(error)}`);
   }
   if (control.systemId !== where.systemId) throw notChecked(`${directory} belongs to another cluster`);
-  if (control.state !== ClusterState.ShutDown) throw notChecked(`${directory} was not shut down`);
+  const { state } = control;
+  if (where.recovered) {
+    if (state === ClusterState.ShutDown || state === ClusterState.ShutDownInRecovery) return;
+    throw notChecked(`the recovery in ${directory} was not shut down`);
+  }
+  if (state !== ClusterState.ShutDown) throw notChecked(`${directory} was not shut down`);
   const end = checkpointEndLsn(control);
   if (end !== lsn) {
     throw notChecked(`${directory} was shut down at ${formatLsn(end)}, not at ${formatLsn(lsn)}`);
