@@ -32,6 +32,18 @@ function directoriesOf(pid: number): string[] {
   });
 }
 
+function isPostgresRunning(soakPid: number): boolean {
+  try {
+    const paths = directoriesOf(soakPid).flatMap((name) =>
+      readdirSync(join("/tmp", name), { recursive: true, encoding: "utf8" }),
+    );
+    return paths.some((path) => path.endsWith("postmaster.pid"));
+  } catch {
+    // Something went away while we looked.
+    return false;
+  }
+}
+
 test(
   "a soak that is ended leaves nothing behind, and says how far it was",
   { timeout: 120_000 },
@@ -43,9 +55,15 @@ test(
     const closed = once(child, "close");
     let said = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
-    while (!isPostgresRunning(child.pid)) await sleep(20);
-  child.kill("SIGTERM");
-    await closed;
+    try {
+      while (!isPostgresRunning(child.pid)) {
+        assert.equal(child.exitCode, null, said);
+        await sleep(20);
+      }
+    } finally {
+      child.kill("SIGTERM");
+      await closed;
+    }
     assert.equal(child.exitCode, 143);
     assert.match(
       said,
