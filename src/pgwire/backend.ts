@@ -70,6 +70,18 @@ export function decodeDataRow(body: Uint8Array): (string | null)[] {
   return values;
 }
 
+/** Decodes the names of the columns of a RowDescription. */
+export function decodeRowDescription(body: Uint8Array): string[] {
+  const reader = new ByteReader(body);
+  const names: string[] = [];
+  for (let count = reader.u16be(); count > 0; count--) {
+    names.push(reader.cstring());
+    // Table, attribute, type, its length and modifier, format.
+    reader.skip(18);
+  }
+  return names;
+}
+
 /** Decodes a CommandComplete's tag, such as `SELECT 1`. */
 export function decodeCommandTag(body: Uint8Array): string {
   return new ByteReader(body).cstring();

@@ -22,7 +22,8 @@ export interface Frame {
  * lies whole in the bytes fed is returned as a view of them; others are put together in a buffer of the reader's.
  */
 export class FrameReader {
-  private readonly bodySizeMax: number;
+  /** Longest body that is accepted, in bytes; may be changed between two frames. */
+  bodySizeMax: number;
   private input: Uint8Array = new Uint8Array(0);
   private position = 0;
   /** Start of a frame whose end has not arrived. */

@@ -1,0 +1,53 @@
+/** What a server of the protocol is made of: who may come in, which statements there are, and what they may do. */
+import type { Channel } from "./channel.ts";
+import type { Column } from "./encode-backend.ts";
+import type { ScramVerifier } from "./scram-server.ts";
+
+/** What is known of a client before it is let in. */
+export interface Caller {
+  readonly user: string;
+  readonly parameters: ReadonlyMap<string, string>;
+  readonly encrypted: boolean;
+  /** The connection does not leave this machine. */
+  readonly loopback: boolean;
+}
+
+/** How a client proves who it is. A user that does not exist has keys that no password fits, and no identity. */
+export type Admission<Identity> =
+  | { readonly kind: "trust"; readonly identity: Identity }
+  | { readonly kind: "scram"; readonly verifier: ScramVerifier; readonly identity: Identity | undefined };
+
+/** One execution of a statement, as it sees its client. At most one kind of answer: rows or one of the copies. */
+export interface StatementSession<Identity> {
+  readonly identity: Identity;
+  /** Aborted when the client goes away or cancels, or the server stops; with a NeonError as reason. */
+  readonly signal: AbortSignal;
+  /** One row; as many values as the statement has columns. Resolves when the client can take more. */
+  row(values: readonly (string | null)[]): Promise<void>;
+  /** Begins CopyOut. What is sent is a payload each; the end of the statement ends it. */
+  copyOut(): Promise<{ send(payload: Uint8Array): Promise<void> }>;
+  /** Begins CopyIn: what the client sends, until it says that this was all. */
+  copyIn(): Promise<AsyncIterable<Uint8Array>>;
+  /** Begins CopyBoth. */
+  copyBoth(): Promise<StatementChannel>;
+}
+
+export interface StatementChannel extends Channel {
+  /** A payload that is here already, without waiting; undefined if none is, or the client has ended. */
+  receiveNow(): Uint8Array | undefined;
+}
+
+export interface Statement<Identity> {
+  /** Undefined for a statement that returns no rows. */
+  readonly columns: readonly Column[] | undefined;
+  /** Ends with the command tag, or undefined for the usual one. What it throws becomes an ErrorResponse. */
+  run(session: StatementSession<Identity>): Promise<string | undefined>;
+}
+
+/** What the protocol serves. */
+export interface Backends<Identity> {
+  /** Throws for a client that is not to be asked for a password at all. */
+  admit(caller: Caller): Admission<Identity>;
+  /** Throws `usage` for what is no statement; undefined for an empty text. */
+  prepare(text: string): Statement<Identity> | undefined;
+}
