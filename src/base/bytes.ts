@@ -132,6 +132,7 @@ export class ByteWriter {
     return this.position;
   }
 
+  /** Where to write so many bytes. May replace `view` and `buffer`, so it is called before either is named. */
   private room(sizeBytes: number): number {
     const at = this.position;
     if (at + sizeBytes > this.buffer.length) {
@@ -145,51 +146,63 @@ export class ByteWriter {
   }
 
   u8(value: number): this {
-    this.view.setUint8(this.room(1), value);
+    const at = this.room(1);
+    this.view.setUint8(at, value);
     return this;
   }
   u16le(value: number): this {
-    this.view.setUint16(this.room(2), value, true);
+    const at = this.room(2);
+    this.view.setUint16(at, value, true);
     return this;
   }
   u16be(value: number): this {
-    this.view.setUint16(this.room(2), value, false);
+    const at = this.room(2);
+    this.view.setUint16(at, value, false);
     return this;
   }
   u32le(value: number): this {
-    this.view.setUint32(this.room(4), value, true);
+    const at = this.room(4);
+    this.view.setUint32(at, value, true);
     return this;
   }
   u32be(value: number): this {
-    this.view.setUint32(this.room(4), value, false);
+    const at = this.room(4);
+    this.view.setUint32(at, value, false);
     return this;
   }
   i16be(value: number): this {
-    this.view.setInt16(this.room(2), value, false);
+    const at = this.room(2);
+    this.view.setInt16(at, value, false);
     return this;
   }
   i32le(value: number): this {
-    this.view.setInt32(this.room(4), value, true);
+    const at = this.room(4);
+    this.view.setInt32(at, value, true);
     return this;
   }
   i32be(value: number): this {
-    this.view.setInt32(this.room(4), value, false);
+    const at = this.room(4);
+    this.view.setInt32(at, value, false);
     return this;
   }
   u64le(value: bigint): this {
-    this.view.setBigUint64(this.room(8), value, true);
+    const at = this.room(8);
+    this.view.setBigUint64(at, value, true);
     return this;
   }
   i64le(value: bigint): this {
-    this.view.setBigInt64(this.room(8), value, true);
+    const at = this.room(8);
+    this.view.setBigInt64(at, value, true);
     return this;
   }
   u64be(value: bigint): this {
-    this.view.setBigUint64(this.room(8), value, false);
+    const at = this.room(8);
+    this.view.setBigUint64(at, value, false);
     return this;
   }
   i64be(value: bigint): this {
-    this.view.setBigInt64(this.room(8), value, false);
+    const at = this.room(8);
+    this.view.setBigInt64(at, value, false);
     return this;
   }
   u64leLsn(lsn: Lsn): this {
@@ -205,7 +218,8 @@ export class ByteWriter {
     return this;
   }
   bytes(bytes: Uint8Array): this {
-    this.buffer.set(bytes, this.room(bytes.length));
+    const at = this.room(bytes.length);
+    this.buffer.set(bytes, at);
     return this;
   }
   zeros(sizeBytes: number): this {

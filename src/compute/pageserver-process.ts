@@ -13,7 +13,7 @@ import { fileError, writeFileAtomically } from "../repository/atomic-file.ts";
 import { parseListenAddress } from "../repository/config-keys.ts";
 import { pageserverUrl } from "../repository/config.ts";
 import { withLock } from "../repository/lock.ts";
-import { noteOwner, portInUse, portIsFree } from "../repository/ports.ts";
+import { type ReservedPort, isPortInUse, noteOwner, portInUse, portIsFree, reservePort } from "../repository/ports.ts";
 import { bootId, processStartTime } from "../repository/process.ts";
 import type { Repository } from "../repository/repository.ts";
 import { setTomlValue } from "../repository/toml-edit.ts";
@@ -41,6 +41,10 @@ const STATUS_TIMEOUT_MS = 2000;
 const SILENCE_MS = 30_000;
 const STOP_TIMEOUT_MS = 60_000;
 const POLL_MS = 25;
+/** Where the search for the port of the libpq service begins. */
+const LIBPQ_PORT = 64_000;
+/** How long a port of ours is waited for that a server before may not have given back yet. */
+const PORT_PATIENCE_MS = 2000;
 /** A log that is longer than this when the server starts is set aside. */
 const LOG_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -88,11 +92,16 @@ export class PageserverProcess {
         await this.waitUntilReady(before.pid, undefined, options);
         return { pid: before.pid, started: false };
       }
-      await this.writeServerConfig();
       await this.checkPort();
-      const child = this.spawnServer();
-      await this.waitUntilReady(child.pid, child, options);
-      return { pid: child.pid, started: true };
+      const reserved = await this.libpqPort();
+      try {
+        await this.writeServerConfig();
+        const child = this.spawnServer();
+        await this.waitUntilReady(child.pid, child, options);
+        return { pid: child.pid, started: true };
+      } finally {
+        reserved.release();
+      }
     });
   }
 
@@ -146,16 +155,49 @@ export class PageserverProcess {
     return processStartTime(pid) === startTime ? pid : undefined;
   }
 
-  /** Address, token and verify_redo are the repository's; whatever else is in pageserver.toml stays. */
+  /** Reserves the port of the libpq service; the first time it is chosen here, and noted in the config. */
+  private async libpqPort(): Promise<ReservedPort> {
+    const { config, pageserverDirectory: owner } = this.repository;
+    const { listenLibpq } = config.pageserver;
+    const wanted = listenLibpq === undefined ? undefined : parseListenAddress(listenLibpq)?.port;
+    if (wanted === undefined) {
+      const reserved = await reservePort({ first: LIBPQ_PORT, owner });
+      await this.repository.changeSetting("pageserver.listen_libpq", `127.0.0.1:${reserved.port}`);
+      return reserved;
+    }
+    try {
+      return await reservePort({ first: LIBPQ_PORT, wanted, owner, patienceMs: PORT_PATIENCE_MS });
+    } catch (error) {
+      if (!isPortInUse(error)) throw error;
+      const { data } = await portInUse(wanted);
+      const example = `127.0.0.1:${typeof data["free"] === "number" ? data["free"] : "PORT"}`;
+      throw new NeonError(
+        ErrorCode.Resource,
+        `port ${wanted}, where the pageserver should listen for libpq, is in use`,
+        {
+          hint: `End the program that uses it, or choose another: \`neon config set pageserver.listen_libpq ${example}\`.`,
+          data,
+        },
+      );
+    }
+  }
+
+  /** Addresses, certificate, token and verify_redo are the repository's; whatever else is in pageserver.toml stays. */
   private async writeServerConfig(): Promise<void> {
     const path = join(this.repository.pageserverDirectory, "pageserver.toml");
-    const { listen, authToken, verifyRedo } = this.repository.config.pageserver;
+    const { listen, authToken, listenLibpq, tlsCert, tlsKey, insecure, verifyRedo } =
+      this.repository.config.pageserver;
     const before = readTextOr(
       path,
-      "# Settings of the pageserver. `neon start` writes listen, auth_token and verify_redo.\n",
+      "# Settings of the pageserver. `neon start` writes listen, auth_token, listen_libpq, tls_cert, tls_key, insecure and\n" +
+        "# verify_redo; they are those of config.toml.\n",
     );
     let text = setTomlValue(before, ["listen"], listen);
     text = setTomlValue(text, ["auth_token"], authToken);
+    text = setTomlValue(text, ["listen_libpq"], listenLibpq);
+    text = setTomlValue(text, ["tls_cert"], tlsCert);
+    text = setTomlValue(text, ["tls_key"], tlsKey);
+    text = setTomlValue(text, ["insecure"], insecure);
     text = setTomlValue(text, ["verify_redo"], verifyRedo);
     if (text !== before) await writeFileAtomically(path, text, 0o600);
   }

@@ -116,6 +116,14 @@ export class JsonFields {
     return value.map((item, index) => new JsonFields(item, `${this.name(key)}[${index}]`, this.misfit));
   }
 
+  /** A list of strings. */
+  texts(key: string): string[] {
+    const value = this.value(key);
+    const isText = (item: unknown): item is string => typeof item === "string";
+    if (!Array.isArray(value) || !value.every(isText)) throw this.wrong(key, "must be a list of strings");
+    return value;
+  }
+
   /** Refuses fields that nothing has asked for: a misspelt option must not be silently ignored. */
   end(): void {
     for (const key of Object.keys(this.fields)) {

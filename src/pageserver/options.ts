@@ -25,6 +25,12 @@ export interface PageserverOptions {
   readonly listen: ListenAddress;
   /** Without one, everyone who reaches the port may do everything; allowed on loopback addresses only. */
   readonly authToken: string | undefined;
+  /** Address of the libpq service; without one there is none. */
+  readonly listenLibpq: ListenAddress | undefined;
+  /** Absolute paths of certificate (chain) and key, in PEM; both or none. */
+  readonly tls: { readonly certPath: string; readonly keyPath: string } | undefined;
+  /** Lets clients of other machines in without TLS. */
+  readonly insecure: boolean;
   /** The open layer is written to disk when it has this size. Its memory grows by a megabyte at a time. */
   readonly checkpointDistanceBytes: number;
   /** … or this age. */
@@ -99,6 +105,9 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     workdir: where.workdir,
     listen: settings.read("listen", parseListen) ?? { host: "127.0.0.1", port: 9898 },
     authToken: settings.read("auth_token", parseToken),
+    listenLibpq: settings.read("listen_libpq", parseListen),
+    tls: readTls(settings, where.workdir),
+    insecure: settings.read("insecure", parseBoolean) ?? false,
     checkpointDistanceBytes:
       settings.read("checkpoint_distance", sizeBetween(4 * MIB, 64 * 1024 * MIB)) ?? 64 * MIB,
     checkpointTimeoutMs:
@@ -114,7 +123,25 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
       `must be set, since ${options.listen.host} can be reached from other machines`,
     );
   }
+  const { listenLibpq, tls, insecure } = options;
+  if (listenLibpq && !isLoopback(listenLibpq.host) && !tls && !insecure) {
+    throw settings.wrong(
+      "listen_libpq",
+      `is ${listenLibpq.host}, which can be reached from other machines: set tls_cert and tls_key ` +
+        "(`neon pageserver cert` makes them), or insecure = true in a network you trust",
+    );
+  }
   return options;
+}
+
+/** Relative paths are relative to the working directory of the pageserver. */
+function readTls(settings: Settings, workdir: string): PageserverOptions["tls"] {
+  const cert = settings.read("tls_cert", parsePath);
+  const key = settings.read("tls_key", parsePath);
+  if (cert === undefined && key === undefined) return undefined;
+  if (cert === undefined) throw settings.wrong("tls_cert", "must be set as well as tls_key");
+  if (key === undefined) throw settings.wrong("tls_key", "must be set as well as tls_cert");
+  return { certPath: resolve(workdir, cert), keyPath: resolve(workdir, key) };
 }
 
 /** Returns the value or a text that says what is wanted. */
@@ -180,6 +207,11 @@ function parseToken(value: unknown): string | Wanted {
   if (typeof value === "string" && value.length >= TOKEN_LENGTH_MIN && /^[\u0021-\u007e]+$/.test(value))
     return value;
   return new Wanted(`at least ${TOKEN_LENGTH_MIN} printable characters without blanks`);
+}
+
+function parsePath(value: unknown): string | Wanted {
+  const good = typeof value === "string" && value !== "" && !value.includes("\0");
+  return good ? value : new Wanted("the path of a file");
 }
 
 function parseBoolean(value: unknown): boolean | Wanted {

@@ -9,6 +9,11 @@ import type { Logger } from "pino";
 import type { Clock, Files, Random } from "../base/seams.ts";
 import type { PageserverOptions } from "./options.ts";
 import { HttpService } from "./service/http-service.ts";
+import { generalCommands } from "./service/libpq/commands.ts";
+import type { LibpqCommand } from "./service/libpq/command.ts";
+import { LibpqService } from "./service/libpq/libpq-service.ts";
+import { ServerCertificate } from "./service/server-certificate.ts";
+import { Users } from "./service/users.ts";
 import { buildRoutes } from "./service/routes.ts";
 import type { ServedTimeline, TimelineFactory } from "./timeline/served-timeline.ts";
 import { Tenants } from "./timeline/tenants.ts";
@@ -30,13 +35,20 @@ export const systemRandom: Random = { bytes: (count) => new Uint8Array(randomByt
 
 export class Pageserver implements AsyncDisposable {
   private readonly service: HttpService;
+  private readonly libpq: LibpqService | undefined;
   private readonly tenants: AsyncDisposable;
   private readonly directory: WorkDirectory;
   private readonly log: Logger;
   private stopping: Promise<void> | undefined;
 
-  private constructor(service: HttpService, tenants: AsyncDisposable, directory: WorkDirectory, log: Logger) {
-    this.service = service;
+  private constructor(
+    services: { service: HttpService; libpq: LibpqService | undefined },
+    tenants: AsyncDisposable,
+    directory: WorkDirectory,
+    log: Logger,
+  ) {
+    this.service = services.service;
+    this.libpq = services.libpq;
     this.tenants = tenants;
     this.directory = directory;
     this.log = log;
@@ -49,35 +61,60 @@ export class Pageserver implements AsyncDisposable {
   ): Promise<Pageserver> {
     const { log, clock } = dependencies;
     const directory = WorkDirectory.acquire(options.workdir);
-    const tenants = new Tenants(join(options.workdir, "tenants"), dependencies);
-    const startedAt = new Date(clock.now()).toISOString();
-    const version = packageVersion();
-    const service = new HttpService(
-      { host: options.listen.host, port: options.listen.port, token: options.authToken },
-      {
-        router: buildRoutes(tenants),
-        log,
-        status: () => ({
-          pid: process.pid,
-          version,
-          started_at: startedAt,
-          repository: options.workdir,
-        }),
-      },
-    );
-    const server = new Pageserver(service, tenants, directory, log);
     try {
-      await service.listen();
-      const listen = formatAddress(options.listen.host, service.port);
-      directory.writePidFile(listen);
-      await tenants.open();
-      service.state = "ready";
-      log.info({ listen, version, workdir: options.workdir }, "ready");
+      const tenants = new Tenants(join(options.workdir, "tenants"), dependencies);
+      const version = packageVersion();
+      const about = {
+        pid: process.pid,
+        version,
+        started_at: new Date(clock.now()).toISOString(),
+        repository: options.workdir,
+      };
+      const users = new Users(join(options.workdir, "users.json"), dependencies);
+      const service = new HttpService(
+        { host: options.listen.host, port: options.listen.port, token: options.authToken },
+        { router: buildRoutes(tenants, users), log, status: () => about },
+      );
+      const libpq = await libpqService(options, dependencies, users, [
+        ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
+      ]);
+      const server = new Pageserver({ service, libpq }, tenants, directory, log);
+      await users.open();
+      await server.open(options, () => tenants.open(), version);
       return server;
     } catch (error) {
-      await server.stop();
+      // After the server's own stop there is nothing left to give back.
+      directory[Symbol.dispose]();
       throw error;
     }
+  }
+
+  private async open(
+    options: PageserverOptions,
+    openTenants: () => Promise<void>,
+    version: string,
+  ): Promise<void> {
+    try {
+      await this.service.listen();
+      await this.libpq?.listen();
+      const listen = formatAddress(options.listen.host, this.service.port);
+      const { libpqPort } = this;
+      const listenLibpq =
+        libpqPort === undefined ? undefined : formatAddress(options.listenLibpq?.host ?? "", libpqPort);
+      this.directory.writePidFile(listen, listenLibpq);
+      await openTenants();
+      this.service.state = "ready";
+      if (this.libpq) this.libpq.ready = true;
+      this.log.info({ listen, listenLibpq, version, workdir: options.workdir }, "ready");
+    } catch (error) {
+      await this.stop();
+      throw error;
+    }
+  }
+
+  /** Port of the libpq service, if there is one. */
+  get libpqPort(): number | undefined {
+    return this.libpq?.port;
   }
 
   get port(): number {
@@ -97,13 +134,34 @@ export class Pageserver implements AsyncDisposable {
   private async stopAll(): Promise<void> {
     this.log.info("stopping");
     try {
-      await this.service.stop(STOP_GRACE_MS);
+      await Promise.all([this.service.stop(STOP_GRACE_MS), this.libpq?.stop(STOP_GRACE_MS)]);
       await this.tenants[Symbol.asyncDispose]();
     } finally {
       this.directory[Symbol.dispose]();
     }
     this.log.info("stopped");
   }
+}
+
+/** The libpq service, where there is an address for it. */
+async function libpqService(
+  options: PageserverOptions,
+  { random, log }: Pick<PageserverDependencies<ServedTimeline>, "random" | "log">,
+  users: Users,
+  commands: readonly LibpqCommand[],
+): Promise<LibpqService | undefined> {
+  const certificate = options.tls && ServerCertificate.load(options.tls);
+  if (!options.listenLibpq) return undefined;
+  return LibpqService.create(
+    { ...options.listenLibpq, token: options.authToken, insecure: options.insecure },
+    {
+      commands,
+      log,
+      random,
+      tls: () => certificate?.current(),
+      findUser: (name) => users.find(name),
+    },
+  );
 }
 
 /** From the package.json two levels above, which holds for `src/` and for `dist/`. */

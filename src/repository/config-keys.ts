@@ -88,6 +88,33 @@ export const CONFIG_KEYS: readonly ConfigKey[] = [
         : "at least 16 printable characters are wanted",
   },
   {
+    path: "pageserver.listen_libpq",
+    type: "text",
+    description:
+      "Address of the pageserver for other pageservers and libpq clients, HOST:PORT. Unset: `neon start` takes " +
+      "127.0.0.1:64000 or the next free port.",
+    problem: (value) => (parseListenAddress(String(value)) ? undefined : "HOST:PORT is wanted"),
+  },
+  {
+    path: "pageserver.tls_cert",
+    type: "text",
+    description: "File with the pageserver's certificate in PEM; `neon pageserver cert` makes one.",
+    problem: (value) => (isAbsolute(String(value)) ? undefined : "an absolute path is wanted"),
+  },
+  {
+    path: "pageserver.tls_key",
+    type: "text",
+    description: "File with the key of the certificate in PEM, readable for its owner only.",
+    problem: (value) => (isAbsolute(String(value)) ? undefined : "an absolute path is wanted"),
+  },
+  {
+    path: "pageserver.insecure",
+    type: "boolean",
+    defaultValue: false,
+    description: "true: let clients of other machines in without TLS.",
+    problem: () => undefined,
+  },
+  {
     path: "pageserver.verify_redo",
     type: "boolean",
     defaultValue: false,

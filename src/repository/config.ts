@@ -20,6 +20,12 @@ export interface NeonConfig {
     /** `host:port`. */
     readonly listen: string;
     readonly authToken: string;
+    /** `host:port`; undefined until the first start. */
+    readonly listenLibpq?: string;
+    /** Paths of files in PEM. */
+    readonly tlsCert?: string;
+    readonly tlsKey?: string;
+    readonly insecure?: boolean;
     readonly verifyRedo?: boolean;
   };
   /** Name → `postgresql://…`. */
@@ -77,10 +83,28 @@ export function configFromSettings(settings: ConfigSettings): NeonConfig {
     pageserver: {
       listen: String(settings.get("pageserver.listen")),
       authToken: String(settings.get("pageserver.auth_token")),
+      ...libpqSettings(settings),
       ...(typeof verifyRedo === "boolean" ? { verifyRedo } : {}),
     },
     origins,
     computes,
+  };
+}
+
+function libpqSettings(settings: ConfigSettings): Partial<NeonConfig["pageserver"]> {
+  const text = (key: string): string | undefined => {
+    const value = settings.get(`pageserver.${key}`);
+    return value === undefined ? undefined : String(value);
+  };
+  const listenLibpq = text("listen_libpq");
+  const tlsCert = text("tls_cert");
+  const tlsKey = text("tls_key");
+  const insecure = settings.get("pageserver.insecure");
+  return {
+    ...(listenLibpq === undefined ? {} : { listenLibpq }),
+    ...(tlsCert === undefined ? {} : { tlsCert }),
+    ...(tlsKey === undefined ? {} : { tlsKey }),
+    ...(typeof insecure === "boolean" ? { insecure } : {}),
   };
 }
 

@@ -47,7 +47,7 @@ export class Harness implements AsyncDisposable {
   }
 
   /** Over `workdir`, or over a directory of its own that goes away with it. */
-  static async start(options: { workdir?: string; token?: string; files?: Files } = {}): Promise<Harness> {
+  static async start(options: { workdir?: string; token?: string; files?: Files; tls?: PageserverOptions["tls"] } = {}): Promise<Harness> {
     const own = options.workdir === undefined ? new TempDirectory() : undefined;
     const complaints: Record<string, unknown>[] = [];
     const log = pino({ level: "warn" }, { write: (line: string) => complaints.push(JSON.parse(line)) });
@@ -57,6 +57,9 @@ export class Harness implements AsyncDisposable {
       workdir: options.workdir ?? own?.path ?? "",
       listen: { host: "127.0.0.1", port: 0 },
       authToken: options.token === "" ? undefined : (options.token ?? TOKEN),
+      listenLibpq: { host: "127.0.0.1", port: 0 },
+      tls: options.tls,
+      insecure: false,
       checkpointDistanceBytes: 1,
       checkpointTimeoutMs: 1,
       cacheBytes: 1,

@@ -10,6 +10,9 @@ void test("defaults", () => {
     workdir: "/w",
     listen: { host: "127.0.0.1", port: 9898 },
     authToken: undefined,
+    listenLibpq: undefined,
+    tls: undefined,
+    insecure: false,
     checkpointDistanceBytes: 64 * 1024 * 1024,
     checkpointTimeoutMs: 600_000,
     cacheBytes: 64 * 1024 * 1024,
@@ -22,6 +25,10 @@ void test("every setting, in every unit", () => {
   const options = parseOptions(
     `listen = "[::1]:0"
      auth_token = "0123456789abcdef"
+     listen_libpq = "0.0.0.0:64000"
+     tls_cert = "server.crt"
+     tls_key = "/k/server.key"
+     insecure = true
      checkpoint_distance = "256 MB"
      checkpoint_timeout = "5min"
      cache_size = 1048576
@@ -33,6 +40,9 @@ void test("every setting, in every unit", () => {
     workdir: "/w",
     listen: { host: "::1", port: 0 },
     authToken: "0123456789abcdef",
+    listenLibpq: { host: "0.0.0.0", port: 64_000 },
+    tls: { certPath: "/w/server.crt", keyPath: "/k/server.key" },
+    insecure: true,
     checkpointDistanceBytes: 256 * 1024 * 1024,
     checkpointTimeoutMs: 300_000,
     cacheBytes: 1_048_576,
@@ -65,6 +75,10 @@ void test("what is refused, naming file and key", async (t) => {
     ['auth_token = "short"', /"auth_token" must be at least 16/],
     ['auth_token = "0123456789 abcdef"', /"auth_token"/],
     ["auth_token = 12345678901234567", /"auth_token"|TOML/],
+    ['listen_libpq = "0.0.0.0:64000"', /"listen_libpq" is 0\.0\.0\.0, .*tls_cert/],
+    ['tls_cert = "a"', /"tls_key" must be set/],
+    ['tls_key = "a"', /"tls_cert" must be set/],
+    ["insecure = 1", /"insecure" must be true or false/],
     ['listen = "0.0.0.0:9898"', /"auth_token" must be set/],
     ['checkpoint_distance = "64 parsecs"', /"checkpoint_distance" must be a size/],
     ["checkpoint_distance = 5", /"checkpoint_distance"/],

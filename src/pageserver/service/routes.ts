@@ -21,6 +21,8 @@ import {
 } from "./render.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
 import { Router } from "./router.ts";
+import { addUserRoutes } from "./user-routes.ts";
+import type { Users } from "./users.ts";
 
 export type Handler = (request: ApiRequest) => Promise<Answer>;
 
@@ -28,7 +30,7 @@ const WAIT_TIMEOUT_MS_MAX = 60 * 60 * 1000;
 const COMPUTE_NAME_LENGTH_MAX = 200;
 const PATH_LENGTH_MAX = 4096;
 
-export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {
+export function buildRoutes(tenants: Tenants<ServedTimeline>, users: Users): Router<Handler> {
   const tenantOf = (request: ApiRequest): Tenant<ServedTimeline> => tenants.get(request.tenantId);
   const inTenant =
     (handler: (request: ApiRequest, tenant: Tenant<ServedTimeline>) => Promise<Answer>): Handler =>
@@ -48,7 +50,9 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>): Router<Handler> {
     };
   const t = "/v1/tenant/:tenant";
   const tl = `${t}/timeline/:timeline`;
-  return new Router<Handler>()
+  const router = new Router<Handler>();
+  addUserRoutes(router, users);
+  return router
     .add("GET", "/v1/tenant", async () => json({ tenants: tenants.list().map(renderTenant) }))
     .add("POST", "/v1/tenant", (request) => createTenant(request, tenants))
     .add(

@@ -1,0 +1,120 @@
+/** The libpq side of the pageserver: who is let in, and the table of commands behind the protocol. */
+import { randomBytes } from "node:crypto";
+import type { Logger } from "pino";
+import { ErrorCode, NeonError } from "../../../base/errors.ts";
+import type { Random } from "../../../base/seams.ts";
+import { SqlState } from "../../../pgwire/errors.ts";
+import { LibpqServer, type LibpqServerOptions } from "../../../pgwire/libpq-server.ts";
+import { type ScramVerifier, makeScramVerifier, mockScramVerifier } from "../../../pgwire/scram-server.ts";
+import type { ServerTls } from "../../../pgwire/server-startup.ts";
+import type { Admission, Caller } from "../../../pgwire/statement.ts";
+import { DEFAULT_USER } from "../../../pgwire/uri.ts";
+import { WireError } from "../../../pgwire/wire-errors.ts";
+import { CommandTable, type LibpqCommand } from "./command.ts";
+import type { Identity } from "./identity.ts";
+
+export interface LibpqServiceOptions extends LibpqServerOptions {
+  /** The password of the user `neon`. Without one, everybody on this machine is let in. */
+  readonly token: string | undefined;
+  /** Lets clients of other machines in without encryption. */
+  readonly insecure: boolean;
+}
+
+export interface LibpqServiceDependencies {
+  readonly commands: readonly LibpqCommand[];
+  readonly log: Logger;
+  readonly random: Random;
+  readonly tls: () => ServerTls | undefined;
+  /** Keys and rights of a user; undefined if there is none of this name. */
+  readonly findUser: (name: string) => { verifier: ScramVerifier; identity: Identity } | undefined;
+}
+
+export class LibpqService implements AsyncDisposable {
+  /** Commands are answered only in this state. */
+  ready = false;
+  private readonly options: LibpqServiceOptions;
+  private readonly dependencies: LibpqServiceDependencies;
+  private readonly server: LibpqServer<Identity>;
+  /** Keys of the user `neon`; undefined if there is no token. */
+  private readonly own: ScramVerifier | undefined;
+  private readonly mockSecret = randomBytes(32);
+
+  private constructor(
+    options: LibpqServiceOptions,
+    dependencies: LibpqServiceDependencies,
+    own: ScramVerifier | undefined,
+  ) {
+    this.options = options;
+    this.dependencies = dependencies;
+    this.own = own;
+    const table = new CommandTable(dependencies.commands);
+    const { log, random, tls } = dependencies;
+    this.server = new LibpqServer<Identity>(options, {
+      backends: {
+        admit: (caller) => this.admit(caller),
+        prepare: (text) => {
+          if (!this.ready) throw starting();
+          return table.prepare(text);
+        },
+      },
+      tls,
+      random,
+      onLogin: (user, encrypted) => log.debug({ user, encrypted }, "libpq client"),
+      onFailure: (error, peer) => log.info({ peer, err: error }, "libpq connection ended"),
+    });
+  }
+
+  static async create(
+    options: LibpqServiceOptions,
+    dependencies: LibpqServiceDependencies,
+  ): Promise<LibpqService> {
+    const { token } = options;
+    const own = token === undefined ? undefined : await makeScramVerifier(token, dependencies.random);
+    return new LibpqService(options, dependencies, own);
+  }
+
+  /** Throws `resource` when the port is taken. */
+  listen(): Promise<void> {
+    return this.server.listen();
+  }
+
+  get port(): number {
+    return this.server.port;
+  }
+
+  get connectionCount(): number {
+    return this.server.connectionCount;
+  }
+
+  stop(graceMs: number): Promise<void> {
+    return this.server.stop(graceMs);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop(0);
+  }
+
+  private admit({ user, encrypted, loopback }: Caller): Admission<Identity> {
+    if (!loopback && !encrypted && !this.options.insecure) {
+      throw new WireError(
+        SqlState.InvalidAuthorization,
+        ErrorCode.Unreachable,
+        "this pageserver lets clients of other machines in with TLS only",
+        { hint: "Use sslmode=require or, better, sslmode=verify-full with its certificate." },
+      );
+    }
+    const everything: Identity = { user, tenants: "all" };
+    const known = this.dependencies.findUser(user);
+    if (known) return { kind: "scram", ...known };
+    if (user === DEFAULT_USER && this.own) return { kind: "scram", verifier: this.own, identity: everything };
+    // As over HTTP: without a token, whoever reaches a loopback address may do everything.
+    if (this.own === undefined && loopback) return { kind: "trust", identity: everything };
+    return { kind: "scram", verifier: mockScramVerifier(user, this.mockSecret), identity: undefined };
+  }
+}
+
+function starting(): NeonError {
+  return new WireError(SqlState.CannotConnectNow, ErrorCode.Unreachable, "the pageserver is starting", {
+    hint: "Try again in a moment.",
+  });
+}

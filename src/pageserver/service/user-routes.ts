@@ -1,0 +1,32 @@
+/** Routes about users of the libpq service. Passwords never come here: clients send keys made of them. */
+import type { Handler } from "./routes.ts";
+import { json } from "./request.ts";
+import type { Router } from "./router.ts";
+import type { User, Users } from "./users.ts";
+
+const VERIFIER_LENGTH_MAX = 1000;
+
+export function addUserRoutes(router: Router<Handler>, users: Users): void {
+  router
+    .add("GET", "/v1/user", async () => json({ users: users.list().map(renderUser) }))
+    .add("POST", "/v1/user", async (request) => {
+      const body = await request.body();
+      const name = body.text("name");
+      const verifier = body.text("verifier", { maxLength: VERIFIER_LENGTH_MAX });
+      const tenants = body.has("tenants") ? body.texts("tenants") : undefined;
+      body.end();
+      return json(renderUser(await users.add({ name, verifier, tenants })), 201);
+    })
+    .add("DELETE", "/v1/user/:name", async (request) => {
+      await users.remove(request.part("name"));
+      return json({ removed: request.part("name") });
+    });
+}
+
+function renderUser(user: User): object {
+  return {
+    name: user.name,
+    tenants: user.tenants === "all" ? null : [...user.tenants],
+    created_at: new Date(user.createdAt).toISOString(),
+  };
+}
