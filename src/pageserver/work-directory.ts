@@ -59,7 +59,13 @@ export class WorkDirectory implements Disposable {
   writePidFile(listen: string, listenLibpq: string | undefined): void {
     const { pid, startTime, bootId } = ownProcessStamp();
     const path = join(this.path, PID_FILE);
-    const text = JSON.stringify({ pid, start_time: startTime, boot_id: bootId, listen, listen_libpq: listenLibpq });
+    const text = JSON.stringify({
+      pid,
+      start_time: startTime,
+      boot_id: bootId,
+      listen,
+      listen_libpq: listenLibpq,
+    });
     // A reader sees all of it or the one before. It describes a living process, so it need not survive a crash.
     writeFileSync(`${path}.new`, `${text}\n`, { mode: 0o600 });
     renameSync(`${path}.new`, path);

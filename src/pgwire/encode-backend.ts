@@ -57,7 +57,10 @@ export const encodeBackendKeyData = (processId: number, secret: number): Uint8Ar
 export const encodeReadyForQuery = (): Uint8Array => frame(Backend.ReadyForQuery, (w) => w.u8(0x49));
 
 /** The client's protocol is newer, or it wants options (`_pq_.…`) that we do not have. */
-export const encodeNegotiateProtocolVersion = (minor: number, unknownOptions: readonly string[]): Uint8Array =>
+export const encodeNegotiateProtocolVersion = (
+  minor: number,
+  unknownOptions: readonly string[],
+): Uint8Array =>
   frame(Backend.NegotiateProtocolVersion, (w) => {
     w.i32be(minor).i32be(unknownOptions.length);
     for (const option of unknownOptions) w.cstring(option);

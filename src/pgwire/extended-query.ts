@@ -119,9 +119,13 @@ export class ExtendedQuery<Identity> {
     codes(reader);
     const parameters = reader.u16be();
     if (parameters > 0) {
-      throw new NeonError(ErrorCode.Usage, `${parameters} parameters are given, but statements here have none`, {
-        hint: "Write the values into the text of the statement.",
-      });
+      throw new NeonError(
+        ErrorCode.Usage,
+        `${parameters} parameters are given, but statements here have none`,
+        {
+          hint: "Write the values into the text of the statement.",
+        },
+      );
     }
     const formats = codes(reader);
     expectEnd(reader);

@@ -12,7 +12,14 @@ import { CHANNEL_SILENCE_MS, COPY_DATA_SIZE_MAX, type Channel, CopyChannel } fro
 import { ServerError, SqlState } from "./errors.ts";
 import { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
-import { encodeCopyData, encodeCopyDone, encodeCopyFail, encodeQuery, encodeStartup, encodeTerminate } from "./frontend.ts";
+import {
+  encodeCopyData,
+  encodeCopyDone,
+  encodeCopyFail,
+  encodeQuery,
+  encodeStartup,
+  encodeTerminate,
+} from "./frontend.ts";
 import { ATTEMPTS, type Attempt, HandshakeError, noTls, requestTls } from "./tls-client.ts";
 import { type LibpqTarget, formatTarget } from "./uri.ts";
 import { WireError, errorFromResponse } from "./wire-errors.ts";

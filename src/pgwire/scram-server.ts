@@ -91,7 +91,8 @@ export class ScramServer {
   private readonly nonceTail: string;
   /** The hash of our certificate where the connection is encrypted, to which the client may bind its proof. */
   private readonly certificateHash: Uint8Array | undefined;
-  private state: { gs2Header: string; clientFirstBare: string; nonce: string; serverFirst: string } | undefined;
+  private state:
+    { gs2Header: string; clientFirstBare: string; nonce: string; serverFirst: string } | undefined;
   private binding = false;
 
   constructor(
@@ -122,7 +123,10 @@ export class ScramServer {
     if (flag === undefined || bare === undefined || clientNonce === undefined) {
       throw protocolError("malformed client-first-message");
     }
-    if (this.binding !== (bindingType !== undefined) || (this.binding && bindingType !== CHANNEL_BINDING_TYPE)) {
+    if (
+      this.binding !== (bindingType !== undefined) ||
+      (this.binding && bindingType !== CHANNEL_BINDING_TYPE)
+    ) {
       throw protocolError("the channel binding does not fit the mechanism");
     }
     // The client could bind and believes that we cannot: somebody in between has taken the offer out.
@@ -148,7 +152,9 @@ export class ScramServer {
     }
     if (nonce !== state.nonce) throw protocolError("nonce mismatch");
     const header = Buffer.from(state.gs2Header, "latin1");
-    const expected = this.binding ? Buffer.concat([header, this.certificateHash ?? new Uint8Array()]) : header;
+    const expected = this.binding
+      ? Buffer.concat([header, this.certificateHash ?? new Uint8Array()])
+      : header;
     if (binding !== expected.toString("base64")) {
       throw protocolError("the channel binding is that of another connection");
     }

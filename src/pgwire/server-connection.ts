@@ -158,8 +158,11 @@ export class ServerConnection<Identity> {
   }
 
   private async statements(connection: FrameConnection, identity: Identity): Promise<void> {
-    const run = (statement: Statement<Identity>, describe: boolean, formats: readonly number[]): Promise<void> =>
-      this.run(connection, identity, statement, describe, formats);
+    const run = (
+      statement: Statement<Identity>,
+      describe: boolean,
+      formats: readonly number[],
+    ): Promise<void> => this.run(connection, identity, statement, describe, formats);
     const extended = new ExtendedQuery<Identity>(connection, this.context.backends, (statement, formats) =>
       run(statement, false, formats),
     );

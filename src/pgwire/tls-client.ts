@@ -56,7 +56,8 @@ export async function requestTls(socket: Socket, target: LibpqTarget): Promise<T
   const answer = (await readExactly(socket, 1))?.[0];
   if (answer === undefined) throw refused(target, "the server closed the connection");
   if (answer === 0x4e) return undefined;
-  if (answer === 0x45) throw refused(target, (await readRefusal(socket)) ?? "the server refuses the connection");
+  if (answer === 0x45)
+    throw refused(target, (await readRefusal(socket)) ?? "the server refuses the connection");
   if (answer !== 0x53) throw refused(target, "the server does not speak Postgres' protocol");
   // What comes before the handshake was not encrypted, whoever sent it.
   if (socket.readableLength > 0) throw refused(target, "data in the clear behind the offer of encryption");
@@ -126,7 +127,9 @@ export function noTls(target: LibpqTarget): NeonError {
   return new NeonError(
     ErrorCode.Unreachable,
     `${formatTarget(target)}: the server has no encryption, but sslmode=${target.sslMode} demands it`,
-    { hint: "Switch TLS on at the server (`neon pageserver cert`), or use sslmode=disable in a network you trust." },
+    {
+      hint: "Switch TLS on at the server (`neon pageserver cert`), or use sslmode=disable in a network you trust.",
+    },
   );
 }
 

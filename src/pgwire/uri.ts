@@ -47,8 +47,10 @@ export function parseLibpqUri(uri: string): LibpqTarget {
   if (/[\s\u0000-\u001f\u007f]/.test(uri)) fail("it contains a blank or a control character");
   if (!SCHEME.test(uri)) fail("it does not begin with postgresql://");
   const { credentials, address, database, query, misplacedAt } = splitUri(uri);
-  if (misplacedAt) fail("an @ stands behind the host; in a password / is written %2F, ? %3F, # %23 and @ %40");
-  const decoded = (text: string, what: string): string => decode(text) ?? fail(`${what} has a wrong % sequence`);
+  if (misplacedAt)
+    fail("an @ stands behind the host; in a password / is written %2F, ? %3F, # %23 and @ %40");
+  const decoded = (text: string, what: string): string =>
+    decode(text) ?? fail(`${what} has a wrong % sequence`);
 
   const colon = credentials.indexOf(":");
   const user = decoded(colon < 0 ? credentials : credentials.slice(0, colon), "the user");
@@ -153,7 +155,8 @@ function parseParameters(
     const equals = part.indexOf("=");
     const name = equals < 0 ? part : part.slice(0, equals);
     if (name === "password") fail("the password goes before the host, or better into a passfile");
-    if (!PARAMETERS.includes(name)) fail(`parameter "${name}" is not known; there are ${PARAMETERS.join(", ")}`);
+    if (!PARAMETERS.includes(name))
+      fail(`parameter "${name}" is not known; there are ${PARAMETERS.join(", ")}`);
     if (equals < 0) fail(`parameter "${name}" has no value`);
     if (parameters.has(name)) fail(`parameter "${name}" is given twice`);
     parameters.set(name, decoded(part.slice(equals + 1), `parameter "${name}"`));

@@ -47,7 +47,9 @@ export class WireError extends NeonError {
 /** An ErrorResponse as a whole frame. FATAL says that the connection ends with it. */
 export function encodeError(thrown: unknown, severity: "ERROR" | "FATAL" = "ERROR"): Uint8Array {
   const error =
-    thrown instanceof NeonError ? thrown : new NeonError(ErrorCode.Failed, messageOf(thrown), { cause: thrown });
+    thrown instanceof NeonError
+      ? thrown
+      : new NeonError(ErrorCode.Failed, messageOf(thrown), { cause: thrown });
   const sqlState = error instanceof WireError ? error.sqlState : SQL_STATES[error.code];
   const hasData = Object.keys(error.data).length > 0;
   const detail = hasData ? `${error.code} ${JSON.stringify(error.data)}` : error.code;

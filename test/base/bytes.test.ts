@@ -5,7 +5,12 @@ import { ByteReader, ByteWriter } from "../../src/base/bytes.ts";
 import { toLsn } from "../../src/base/lsn.ts";
 
 /** Each way to write, with the way to read it back. */
-const WAYS: readonly [string, (writer: ByteWriter) => ByteWriter, (reader: ByteReader) => unknown, unknown][] = [
+const WAYS: readonly [
+  string,
+  (writer: ByteWriter) => ByteWriter,
+  (reader: ByteReader) => unknown,
+  unknown,
+][] = [
   ["u8", (w) => w.u8(0xfe), (r) => r.u8(), 0xfe],
   ["u16le", (w) => w.u16le(0xfedc), (r) => r.u16le(), 0xfedc],
   ["u16be", (w) => w.u16be(0xfedc), (r) => r.u16be(), 0xfedc],

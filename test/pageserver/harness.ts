@@ -47,7 +47,9 @@ export class Harness implements AsyncDisposable {
   }
 
   /** Over `workdir`, or over a directory of its own that goes away with it. */
-  static async start(options: { workdir?: string; token?: string; files?: Files; tls?: PageserverOptions["tls"] } = {}): Promise<Harness> {
+  static async start(
+    options: { workdir?: string; token?: string; files?: Files; tls?: PageserverOptions["tls"] } = {},
+  ): Promise<Harness> {
     const own = options.workdir === undefined ? new TempDirectory() : undefined;
     const complaints: Record<string, unknown>[] = [];
     const log = pino({ level: "warn" }, { write: (line: string) => complaints.push(JSON.parse(line)) });

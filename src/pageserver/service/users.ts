@@ -5,11 +5,7 @@
 import { ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
 import { type TenantId, isId } from "../../base/ids.ts";
 import type { Clock, Files } from "../../base/seams.ts";
-import {
-  type ScramVerifier,
-  formatScramVerifier,
-  parseScramVerifier,
-} from "../../pgwire/scram-server.ts";
+import { type ScramVerifier, formatScramVerifier, parseScramVerifier } from "../../pgwire/scram-server.ts";
 import { DEFAULT_USER } from "../../pgwire/uri.ts";
 import { readJsonFile, writeJsonFile } from "../timeline/json-file.ts";
 import { SerialQueue } from "../timeline/serial-queue.ts";
@@ -69,7 +65,11 @@ export class Users {
   }
 
   /** Durable when it returns. Throws `usage` for a name or keys that cannot be, `exists`. */
-  async add(request: { name: string; verifier: string; tenants: readonly string[] | undefined }): Promise<User> {
+  async add(request: {
+    name: string;
+    verifier: string;
+    tenants: readonly string[] | undefined;
+  }): Promise<User> {
     const { name } = request;
     if (!NAME.test(name)) {
       throw new NeonError(ErrorCode.Usage, `"${name.slice(0, 70)}" is no name of a user`, {

@@ -34,7 +34,8 @@ function identifySystem({ tenants, version }: CommandContext): LibpqCommand {
   return {
     name: "identify_system",
     synopsis: "identify_system [TENANT]",
-    summary: "Who answers: system identifier of the tenant (or null), protocol version, program version, user.",
+    summary:
+      "Who answers: system identifier of the tenant (or null), protocol version, program version, user.",
     prepare: (args) => {
       const id = args.atEnd ? undefined : args.tenantId();
       return {
@@ -119,4 +120,3 @@ function originalFields({ entry }: Branch): object {
     ancestor_lsn: ancestor ? formatLsn(ancestor.lsn) : null,
   };
 }
-
