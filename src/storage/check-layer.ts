@@ -6,7 +6,7 @@
 import type { Findings } from "./findings.ts";
 import type { IndexBlock } from "./index-block.ts";
 import { type Key, type KeyPrefix, ValueFlag, compareKeys } from "./key.ts";
-import { formatKey, makeKey, rangeContains } from "./key-range.ts";
+import { formatKey, makeKey, rangeContains, someContains } from "./key-range.ts";
 import { type LayerFooter, decodeFooter } from "./layer-codec.ts";
 import type { LayerFile, OpenLayer } from "./layer-file.ts";
 import { BLOCK_HEADER_SIZE, FOOTER_SIZE, LayerKind } from "./layer-format.ts";
@@ -138,7 +138,7 @@ class LayerCheck {
     if (order > 0 || (order === 0 && (block.lsns[from] as number) <= this.lastLsn)) {
       this.wrong(position, `has key ${formatKey(key)} out of order`);
     }
-    if (!rangeContains(this.layer.range, key) || !rangeContains(this.footer.range, key)) {
+    if (!someContains(this.layer.spans, key) || !rangeContains(this.footer.range, key)) {
       this.wrong(position, `has key ${formatKey(key)}, which is outside of the layer`);
     }
     if (order !== 0) this.keyCount++;

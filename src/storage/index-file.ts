@@ -7,8 +7,9 @@ import { crc32c } from "../base/crc32c.ts";
 import { ErrorCode, NeonError, corrupt, messageOf } from "../base/errors.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
-import { compareKeys } from "./key.ts";
-import { formatKey, parseKey } from "./key-range.ts";
+import { KEY_SIZE, compareKeys } from "./key.ts";
+import { type KeyRange, formatKey, parseKey } from "./key-range.ts";
+import { checkSpans } from "./key-spans.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 
@@ -33,6 +34,7 @@ const CRC_TAIL = '"}\n';
 const TAIL_SIZE = CRC_HEAD.length + 8 + CRC_TAIL.length;
 /** More than an index of a million layers takes. */
 const INDEX_SIZE_MAX = 512 * 1024 * 1024;
+const KEY_DIGITS = KEY_SIZE * 2;
 const LAYER_NAME = /^[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.(delta|image)$/;
 
 export function encodeIndex(index: TimelineIndex): Uint8Array {
@@ -48,7 +50,9 @@ export function encodeIndex(index: TimelineIndex): Uint8Array {
       to_key: formatKey(layer.range.to),
       size_bytes: layer.sizeBytes,
       values: layer.valueCount,
+      ...(layer.spans ? { spans: layer.spans.map((span) => formatKey(span.from) + formatKey(span.to)) } : {}),
       ...(layer.derived ? { derived: true } : {}),
+      ...(layer.merged ? { merged: true } : {}),
     })),
   });
   const content = new TextEncoder().encode(`${HEAD}${VERSION},"index":${body}`);
@@ -134,13 +138,27 @@ function readLayer(layer: unknown): LayerDescriptor {
     range,
     sizeBytes: numberOf(layer, "size_bytes"),
     valueCount: numberOf(layer, "values"),
-    ...(isDerived(layer) ? { derived: true as const } : {}),
+    ...readSpans(layer, range),
+    ...(isSet(layer, "derived") ? { derived: true as const } : {}),
+    ...(isSet(layer, "merged") ? { merged: true as const } : {}),
   };
 }
 
-function isDerived(layer: unknown): boolean {
-  if (typeof layer !== "object" || layer === null || !("derived" in layer)) return false;
-  if (layer.derived !== true) throw corrupt('"derived" is not true');
+function readSpans(layer: unknown, range: KeyRange): { spans?: readonly KeyRange[] } {
+  if (typeof layer !== "object" || layer === null || !("spans" in layer)) return {};
+  const { spans: texts } = layer;
+  if (!Array.isArray(texts)) throw corrupt('"spans" is no list');
+  const spans = texts.map((text: unknown) => {
+    if (typeof text !== "string") throw corrupt('"spans" holds what is no text');
+    return { from: parseKey(text.slice(0, KEY_DIGITS)), to: parseKey(text.slice(KEY_DIGITS)) };
+  });
+  checkSpans(spans, range);
+  return { spans };
+}
+
+function isSet(layer: unknown, name: "derived" | "merged"): boolean {
+  if (typeof layer !== "object" || layer === null || !(name in layer)) return false;
+  if (memberOf(layer, name) !== true) throw corrupt(`"${name}" is not true`);
   return true;
 }
 

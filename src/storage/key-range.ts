@@ -50,8 +50,21 @@ export function rangeContains(range: KeyRange, key: Key): boolean {
   return compareKeys(range.from, key) <= 0 && compareKeys(key, range.to) < 0;
 }
 
+/** Whether one of some ranges holds a key; they are sorted and do not overlap. */
+export function someContains(ranges: readonly KeyRange[], key: Key): boolean {
+  for (const range of ranges) {
+    if (compareKeys(key, range.from) < 0) return false;
+    if (compareKeys(key, range.to) < 0) return true;
+  }
+  return false;
+}
+
 export function rangesOverlap(a: KeyRange, b: KeyRange): boolean {
   return compareKeys(a.from, b.to) < 0 && compareKeys(b.from, a.to) < 0;
+}
+
+export function someOverlaps(ranges: readonly KeyRange[], range: KeyRange): boolean {
+  return ranges.some((other) => rangesOverlap(other, range));
 }
 
 export function minKey(a: Key, b: Key): Key {

@@ -19,10 +19,14 @@ export interface LayerDescriptor {
   readonly startLsn: Lsn;
   readonly endLsn: Lsn;
   readonly range: KeyRange;
+  /** Of a delta layer: where in the range its keys lie. Missing if that is not known. */
+  readonly spans?: readonly KeyRange[] | undefined;
   readonly sizeBytes: number;
   readonly valueCount: number;
   /** An image layer that was computed from older layers, and could be computed again. */
-  readonly derived?: true;
+  readonly derived?: true | undefined;
+  /** A delta layer that was made by merging others. */
+  readonly merged?: true | undefined;
 }
 
 export interface OpenLayer extends LayerDirectory {
@@ -38,6 +42,8 @@ export class LayerFile {
   readonly path: string;
   readonly descriptor: LayerDescriptor;
   readonly cache: StoreCache;
+  /** Outside of them it has no keys. */
+  readonly spans: readonly KeyRange[];
   private readonly idBase: number;
   private opening: Promise<OpenLayer> | undefined;
 
@@ -45,6 +51,7 @@ export class LayerFile {
     this.path = path;
     this.descriptor = descriptor;
     this.cache = cache;
+    this.spans = descriptor.spans ?? [descriptor.range];
     this.idBase = cache.newFileBase();
   }
 

@@ -2,14 +2,18 @@
 import { ErrorCode, NeonError } from "../base/errors.ts";
 import { type Lsn, formatLsn } from "../base/lsn.ts";
 import { type Key, compareKeys } from "./key.ts";
-import { rangeContains, rangesOverlap } from "./key-range.ts";
+import { rangesOverlap, someContains } from "./key-range.ts";
 import type { LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
+import { LayerSearch } from "./layer-search.ts";
 
-/** Image layers at one LSN, in key order, without overlap. */
-interface ImageSet {
-  readonly lsn: Lsn;
-  readonly layers: readonly LayerFile[];
+/** Layers that were added since the search trees were made are looked through one by one, up to this many. */
+const RECENT_MAX = 16;
+
+/** The trees, and what is in them; shared by the maps that follow until they are made anew. */
+interface Trees {
+  readonly deltas: LayerSearch<LayerFile>;
+  readonly images: LayerSearch<LayerFile>;
 }
 
 export class LayerMap {
@@ -17,67 +21,92 @@ export class LayerMap {
   readonly layers: readonly LayerFile[];
   /** Newest first. */
   readonly deltas: readonly LayerFile[];
-  /** Newest first. */
-  readonly images: readonly ImageSet[];
+  /** Newest first; among those at one LSN, those that were not derived first. */
+  readonly images: readonly LayerFile[];
+  private readonly trees: Trees;
+  /** Not in the trees; newest first. */
+  private readonly recentDeltas: readonly LayerFile[];
+  private readonly recentImages: readonly LayerFile[];
 
-  /** Throws `conflict` if two image layers at one LSN overlap. */
-  constructor(layers: readonly LayerFile[]) {
+  private constructor(layers: readonly LayerFile[], trees?: Trees, recent: readonly LayerFile[] = []) {
     this.layers = layers;
-    this.deltas = layers
-      .filter((layer) => layer.descriptor.kind === LayerKind.Delta)
-      .reverse()
-      .sort((a, b) => b.endLsn - a.endLsn);
-    this.images = groupImages(layers.filter((layer) => layer.descriptor.kind === LayerKind.Image));
+    this.deltas = deltasOf(layers);
+    this.images = imagesOf(layers);
+    this.trees = trees ?? { deltas: new LayerSearch(this.deltas), images: new LayerSearch(this.images) };
+    this.recentDeltas = deltasOf(recent);
+    this.recentImages = imagesOf(recent);
   }
 
-  /** Without the layers of some names, and with others. */
+  /** Throws `conflict` if two image layers at one LSN overlap, of which either both are derived or none. */
+  static of(layers: readonly LayerFile[]): LayerMap {
+    const map = new LayerMap(layers);
+    checkImages(map.images);
+    return map;
+  }
+
+  /** Without the layers of some names, and with others. Throws as `of` does. */
   changed(added: readonly LayerFile[], removed: ReadonlySet<string>): LayerMap {
     const kept =
       removed.size === 0 ? this.layers : this.layers.filter((layer) => !removed.has(layer.descriptor.name));
-    return new LayerMap([...kept, ...added]);
+    const layers = [...kept, ...added];
+    const recent = [...this.recentDeltas, ...this.recentImages, ...added];
+    const map =
+      removed.size === 0 && recent.length <= RECENT_MAX
+        ? new LayerMap(layers, this.trees, recent)
+        : new LayerMap(layers);
+    if (added.some((layer) => layer.descriptor.kind === LayerKind.Image)) checkImages(map.images);
+    return map;
   }
 
   /** The newest image layer at or below `lsn` that covers `key`. */
   imageFor(key: Key, lsn: Lsn): LayerFile | undefined {
-    for (const set of this.images) {
-      if (set.lsn > lsn) continue;
-      const layer = findCovering(set.layers, key);
-      if (layer !== undefined) return layer;
-    }
-    return undefined;
+    const found = this.trees.images.below(key, lsn + 1);
+    const recent = this.recentImages.find((image) => image.endLsn <= lsn && someContains(image.spans, key));
+    return recent !== undefined && (found === undefined || isImageBefore(recent, found) < 0) ? recent : found;
+  }
+
+  /** The newest delta layer that may hold versions of `key` below an LSN; it starts below that LSN. */
+  deltaFor(key: Key, below: number): LayerFile | undefined {
+    const found = this.trees.deltas.below(key, below);
+    const recent = this.recentDeltas.find(
+      (delta) => delta.startLsn < below && someContains(delta.spans, key),
+    );
+    return recent !== undefined && (found === undefined || recent.startLsn > found.startLsn) ? recent : found;
   }
 }
 
-function groupImages(images: LayerFile[]): ImageSet[] {
-  const byLsn = new Map<Lsn, LayerFile[]>();
-  for (const layer of images) {
-    const set = byLsn.get(layer.endLsn);
-    if (set) set.push(layer);
-    else byLsn.set(layer.endLsn, [layer]);
-  }
-  const sets = [...byLsn].map(([lsn, layers]) => ({ lsn, layers }));
-  for (const { lsn, layers } of sets) {
-    layers.sort((a, b) => compareKeys(a.range.from, b.range.from));
-    for (const [i, layer] of layers.entries()) {
-      const next = layers[i + 1];
-      if (next && rangesOverlap(layer.range, next.range)) {
-        throw new NeonError(ErrorCode.Conflict, `two image layers at LSN ${formatLsn(lsn)} overlap`, {
-          data: { lsn: formatLsn(lsn), first: layer.path, second: next.path },
-        });
-      }
-    }
-  }
-  return sets.sort((a, b) => b.lsn - a.lsn);
+function deltasOf(layers: readonly LayerFile[]): LayerFile[] {
+  return layers
+    .filter((layer) => layer.descriptor.kind === LayerKind.Delta)
+    .reverse()
+    .sort((a, b) => b.startLsn - a.startLsn || b.endLsn - a.endLsn);
 }
 
-function findCovering(layers: readonly LayerFile[], key: Key): LayerFile | undefined {
-  let low = 0;
-  let high = layers.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (compareKeys((layers[middle] as LayerFile).range.from, key) <= 0) low = middle + 1;
-    else high = middle;
+function imagesOf(layers: readonly LayerFile[]): LayerFile[] {
+  return layers.filter((layer) => layer.descriptor.kind === LayerKind.Image).sort(isImageBefore);
+}
+
+/** Below 0 if `a` has precedence: it is newer, or says at the same LSN what could not be computed. */
+function isImageBefore(a: LayerFile, b: LayerFile): number {
+  if (a.endLsn !== b.endLsn) return b.endLsn - a.endLsn;
+  return Number(a.descriptor.derived ?? false) - Number(b.descriptor.derived ?? false);
+}
+
+/** `images` in the order of a map. */
+function checkImages(images: readonly LayerFile[]): void {
+  for (let start = 0; start < images.length;) {
+    const first = images[start] as LayerFile;
+    let end = start + 1;
+    while (end < images.length && isImageBefore(first, images[end] as LayerFile) === 0) end++;
+    const alike = images.slice(start, end).sort((a, b) => compareKeys(a.range.from, b.range.from));
+    for (const [i, layer] of alike.entries()) {
+      const next = alike[i + 1];
+      if (next === undefined || !rangesOverlap(layer.range, next.range)) continue;
+      const lsn = formatLsn(layer.endLsn);
+      throw new NeonError(ErrorCode.Conflict, `two image layers at LSN ${lsn} overlap`, {
+        data: { lsn, first: layer.path, second: next.path },
+      });
+    }
+    start = end;
   }
-  const layer = layers[low - 1];
-  return layer !== undefined && rangeContains(layer.range, key) ? layer : undefined;
 }

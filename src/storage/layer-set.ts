@@ -53,6 +53,8 @@ export class LayerSet implements AsyncDisposable {
   private nextFile: number;
   /** Names of layers that have been begun and are neither published nor given up. */
   private readonly begun = new Set<string>();
+  /** What the names of files begin with that others write for us. */
+  private readonly outputs = new Set<string>();
   /** Publications one after another. */
   private last: Promise<unknown> = Promise.resolve();
   private broken: unknown;
@@ -66,7 +68,7 @@ export class LayerSet implements AsyncDisposable {
     const layers = index.layers.map(
       (descriptor) => new LayerFile(this.pathOf(descriptor.name), descriptor, cache),
     );
-    this.versions = new MapVersions(new LayerMap(layers), async (name) => {
+    this.versions = new MapVersions(LayerMap.of(layers), async (name) => {
       cache.handles.forget(this.pathOf(name));
       await files.remove(this.pathOf(name));
     });
@@ -134,10 +136,23 @@ export class LayerSet implements AsyncDisposable {
     return name;
   }
 
+  /** A beginning of names that was never used, for files whose number is not known yet; theirs until `endOutput`. */
+  beginOutput(): string {
+    const prefix = String(this.nextFile++).padStart(8, "0");
+    this.outputs.add(prefix);
+    return prefix;
+  }
+
+  endOutput(prefix: string): void {
+    this.outputs.delete(prefix);
+  }
+
   /** Files that are being written now, under each name that they may have meanwhile, and those that are still read. */
-  filesBeingWritten(): Set<string> {
+  filesBeingWritten(): { has(name: string): boolean } {
     const names = [...this.begun].flatMap((name) => [name, name + TEMPORARY_SUFFIX]);
-    return new Set([...names, ...this.versions.doomed(), INDEX_FILE_NAME + TEMPORARY_SUFFIX]);
+    const all = new Set([...names, ...this.versions.doomed(), INDEX_FILE_NAME + TEMPORARY_SUFFIX]);
+    const prefixes = [...this.outputs];
+    return { has: (name) => all.has(name) || prefixes.some((prefix) => name.startsWith(`${prefix}-`)) };
   }
 
   pathOf(name: string): string {
@@ -175,10 +190,8 @@ export class LayerSet implements AsyncDisposable {
       added.map(({ descriptor }) => new LayerFile(this.pathOf(descriptor.name), descriptor, this.cache)),
       removed,
     );
-    const moved: NewLayer[] = [];
     try {
       for (const layer of added) {
-        moved.push(layer);
         await this.files.rename(layer.temporaryPath, this.pathOf(layer.descriptor.name));
       }
       if (added.length > 0) await this.files.syncDirectory(this.directory);
@@ -186,7 +199,8 @@ export class LayerSet implements AsyncDisposable {
       await this.renameIndex();
     } catch (error) {
       if (this.broken !== undefined) throw error;
-      if (change.returnFiles) await this.moveBack(moved);
+      if (change.returnFiles) await this.moveBack(added);
+      else await this.discard(added.map((layer) => layer.temporaryPath));
       const begun = added.map(({ descriptor }) => this.pathOf(descriptor.name));
       await this.discard([...begun, this.temporaryPathOf(INDEX_FILE_NAME)]);
       throw asResourceError(error, `publish layers in ${this.directory}`);
@@ -212,8 +226,8 @@ export class LayerSet implements AsyncDisposable {
     };
   }
 
-  private async moveBack(moved: readonly NewLayer[]): Promise<void> {
-    for (const { temporaryPath, descriptor } of moved) {
+  private async moveBack(layers: readonly NewLayer[]): Promise<void> {
+    for (const { temporaryPath, descriptor } of layers) {
       await this.files.rename(this.pathOf(descriptor.name), temporaryPath).catch(() => undefined);
     }
   }

@@ -9,6 +9,7 @@ import { sealBlock } from "./block.ts";
 import { IndexWriter, type ValuePlace } from "./index-writer.ts";
 import { type Key, type KeyPrefix } from "./key.ts";
 import { type KeyRange, makeKey, nextKey } from "./key-range.ts";
+import { SpanBuilder } from "./key-spans.ts";
 import { type LayerHeader, encodeDirectory, encodeFooter, encodeHeader } from "./layer-codec.ts";
 import {
   BLOCK_HEADER_SIZE,
@@ -16,6 +17,7 @@ import {
   FILE_SIZE_MAX,
   FOOTER_SIZE,
   HEADER_SIZE,
+  LayerKind,
 } from "./layer-format.ts";
 
 import { Yielder } from "./yielder.ts";
@@ -29,6 +31,8 @@ export interface WrittenLayer {
   readonly valueCount: number;
   readonly keyCount: number;
   readonly range: KeyRange;
+  /** Of a delta layer. */
+  readonly spans?: readonly KeyRange[];
 }
 
 interface FullBuffer {
@@ -40,6 +44,8 @@ export class LayerWriter implements AsyncDisposable {
   private readonly handle: FileHandle;
   private readonly index: IndexWriter;
   private readonly seed: number;
+  /** Undefined for an image layer, which has something to say about every key. */
+  private readonly spans: SpanBuilder | undefined;
   private closed = false;
 
   /** Position in the file of the first byte of `buffer`. */
@@ -64,6 +70,7 @@ export class LayerWriter implements AsyncDisposable {
     this.handle = handle;
     this.seed = seed;
     this.index = new IndexWriter(header.startLsn);
+    this.spans = header.kind === LayerKind.Delta ? new SpanBuilder() : undefined;
   }
 
   static async create(path: string, header: LayerHeader, files: Files): Promise<LayerWriter> {
@@ -98,6 +105,7 @@ export class LayerWriter implements AsyncDisposable {
     this.prefix = prefix;
     this.block = block;
     this.keyCount++;
+    this.spans?.add(prefix, block);
     this.firstKey ??= makeKey(prefix, block);
   }
 
@@ -162,7 +170,8 @@ export class LayerWriter implements AsyncDisposable {
     await this.handle.write(tail, directoryPosition);
     await this.handle.sync();
     await this[Symbol.asyncDispose]();
-    return { sizeBytes, valueCount, keyCount, range: covered };
+    const spans = range === undefined ? this.spans?.finish() : undefined;
+    return { sizeBytes, valueCount, keyCount, range: covered, ...(spans ? { spans } : {}) };
   }
 
   /** Closes the file; what was not finished is useless. */

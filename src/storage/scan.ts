@@ -7,7 +7,7 @@ import type { Lsn } from "../base/lsn.ts";
 import { CursorHeap } from "./cursor-heap.ts";
 import { FileCursor } from "./file-cursor.ts";
 import { type Key, type KeyPrefix, ValueFlag, compareKeys } from "./key.ts";
-import { type KeyRange, makeKey, maxKey, minKey, rangesOverlap } from "./key-range.ts";
+import { type KeyRange, makeKey, maxKey, minKey, rangesOverlap, someOverlaps } from "./key-range.ts";
 import type { LayerFile } from "./layer-file.ts";
 import type { MapVersion } from "./map-versions.ts";
 import { MemoryCursor, type SortedMemory } from "./memory-cursor.ts";
@@ -84,30 +84,48 @@ async function sortMemory(
   return sorted;
 }
 
-/** The range in pieces, within each of which every key is covered by the same image layers. */
-function cutAtImages(range: KeyRange, levels: readonly ScanLevel[]): KeyRange[] {
+/** A part of the range in which one image layer, or none, has the last word. */
+interface Piece {
+  readonly range: KeyRange;
+  readonly image: LayerFile | undefined;
+  /** Levels down to the one that has the image layer. */
+  readonly depth: number;
+}
+
+function cutAtImages(range: KeyRange, levels: readonly ScanLevel[]): Piece[] {
   const cuts: Key[] = [range.from, range.to];
   for (const { version, upTo } of levels) {
-    for (const set of version.map.images) {
-      if (set.lsn > upTo) continue;
-      for (const layer of set.layers) {
-        if (rangesOverlap(layer.range, range)) {
-          cuts.push(maxKey(layer.range.from, range.from), minKey(layer.range.to, range.to));
-        }
-      }
+    for (const { endLsn, range: covered } of version.map.images) {
+      if (endLsn > upTo || !rangesOverlap(covered, range)) continue;
+      cuts.push(maxKey(covered.from, range.from), minKey(covered.to, range.to));
     }
   }
   cuts.sort(compareKeys);
-  const pieces: KeyRange[] = [];
+  const pieces: Piece[] = [];
   for (const [i, from] of cuts.entries()) {
     const to = cuts[i + 1];
-    if (to !== undefined && compareKeys(from, to) < 0) pieces.push({ from, to });
+    if (to === undefined || compareKeys(from, to) >= 0) continue;
+    const found = imageFor(from, levels);
+    const last = pieces.at(-1);
+    if (last !== undefined && last.image === found.image) {
+      pieces[pieces.length - 1] = { ...last, range: { from: last.range.from, to } };
+    } else {
+      pieces.push({ range: { from, to }, ...found });
+    }
   }
   return pieces;
 }
 
+function imageFor(key: Key, levels: readonly ScanLevel[]): { image: LayerFile | undefined; depth: number } {
+  for (const [at, { version, upTo }] of levels.entries()) {
+    const image = version.map.imageFor(key, upTo);
+    if (image !== undefined) return { image, depth: at + 1 };
+  }
+  return { image: undefined, depth: levels.length };
+}
+
 async function* scanPiece(
-  piece: KeyRange,
+  piece: Piece,
   levels: readonly ScanLevel[],
   memory: ReadonlyMap<MemoryLayer, SortedMemory>,
   yielder: Yielder,
@@ -158,22 +176,16 @@ function collectFrom(cursor: Cursor, chain: ChainBuilder): Promise<void> | undef
 
 /** Sources for a piece, newest first, and the LSN at and below which the image layer has the last word. */
 async function openCursors(
-  piece: KeyRange,
+  { range, image, depth }: Piece,
   levels: readonly ScanLevel[],
   memory: ReadonlyMap<MemoryLayer, SortedMemory>,
 ): Promise<{ cursors: Cursor[]; floor: number }> {
-  let image: LayerFile | undefined;
-  let depth = 0;
-  for (; depth < levels.length && image === undefined; depth++) {
-    const { version, upTo } = levels[depth] as ScanLevel;
-    image = version.map.imageFor(piece.from, upTo);
-  }
   const floor = image?.endLsn ?? -1;
   const sources: { layer: LayerFile | MemoryLayer; upTo: number }[] = [];
   for (const { version, memory, upTo } of levels.slice(0, depth)) {
     for (const layer of memory) sources.push({ layer, upTo });
     for (const layer of version.map.deltas) {
-      if (layer.endLsn > floor && layer.startLsn <= upTo && rangesOverlap(layer.range, piece)) {
+      if (layer.endLsn > floor && layer.startLsn <= upTo && someOverlaps(layer.spans, range)) {
         sources.push({ layer, upTo });
       }
     }
@@ -184,12 +196,10 @@ async function openCursors(
   const cursors: Cursor[] = [];
   for (const { layer, upTo } of sources) {
     if ("descriptor" in layer) {
-      cursors.push(
-        await FileCursor.create(layer, { range: piece, upTo, isImage: layer === image, windowBytes }),
-      );
+      cursors.push(await FileCursor.create(layer, { range, upTo, isImage: layer === image, windowBytes }));
     } else {
       const sorted = memory.get(layer);
-      if (sorted) cursors.push(new MemoryCursor(sorted, piece, upTo));
+      if (sorted) cursors.push(new MemoryCursor(sorted, range, upTo));
     }
   }
   return { cursors, floor };

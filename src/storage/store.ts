@@ -8,8 +8,10 @@ import type { Files } from "../base/seams.ts";
 import type { BlobRef } from "./arena.ts";
 import { type AdoptedLayer, adoptLayers } from "./adopt.ts";
 import { type ExportOptions, exportDelta } from "./export-delta.ts";
+import type { OutputPlace } from "./compaction-job.ts";
+import type { MapLevel } from "./plan-images.ts";
 import type { Key } from "./key.ts";
-import { type KeyRange, rangeContains } from "./key-range.ts";
+import type { KeyRange } from "./key-range.ts";
 import type { LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import type { LayerMap } from "./layer-map.ts";
@@ -220,6 +222,37 @@ export class TimelineStore implements AsyncDisposable {
     };
   }
 
+  /** What a read at `lsn` sees in files; undefined while a part of that is in memory only. Stays until disposed of. */
+  holdLevels(lsn: Lsn): (Disposable & { readonly levels: readonly MapLevel[] }) | undefined {
+    let upTo = lsn;
+    for (
+      let store: TimelineStore = this;
+      ;
+      upTo = lsnMin(upTo, store.ancestor.lsn), store = store.ancestor.store
+    ) {
+      if (upTo > store.durableLsn) return undefined;
+      if (store.ancestor === undefined) break;
+    }
+    const levels = TimelineStore.levels(this, lsn);
+    return {
+      levels: levels.map(({ version, upTo: visibleTo }) => ({ map: version.map, upTo: visibleTo })),
+      [Symbol.dispose]: () => {
+        for (const { version, release } of levels.splice(0)) release(version);
+      },
+    };
+  }
+
+  /** A place for files that others write for this store, until it is disposed of. */
+  beginOutput(): Disposable & OutputPlace {
+    const prefix = this.set.beginOutput();
+    return { directory: this.set.directory, prefix, [Symbol.dispose]: () => this.set.endOutput(prefix) };
+  }
+
+  /** Puts finished layers in the place of others, which must be there; or takes some away. */
+  async replaceLayers(added: readonly NewLayer[], removed: ReadonlySet<string>): Promise<void> {
+    if (added.length > 0 || removed.size > 0) await this.set.publish({ added, removed });
+  }
+
   /** Where a layer's file is. */
   pathOf(layer: LayerDescriptor): string {
     return this.set.pathOf(layer.name);
@@ -231,7 +264,7 @@ export class TimelineStore implements AsyncDisposable {
   }
 
   /** Names in its directory that are no leftovers although no index names them (yet). */
-  filesBeingWritten(): Set<string> {
+  filesBeingWritten(): { has(name: string): boolean } {
     return this.set.filesBeingWritten();
   }
 
@@ -369,10 +402,11 @@ async function collectFromFiles(
   key: Key,
   chain: ChainBuilder,
 ): Promise<void> {
-  for (const layer of map.deltas) {
+  for (let layer = map.deltaFor(key, chain.below); layer !== undefined;) {
     if (layer.endLsn <= chain.floor) break;
-    if (layer.startLsn < chain.below && rangeContains(layer.range, key)) await layer.collect(key, chain);
+    await layer.collect(key, chain);
     if (chain.done) return;
+    layer = map.deltaFor(key, Math.min(chain.below, layer.startLsn));
   }
   if (image === undefined) return;
   chain.floor = -1;

@@ -1,0 +1,166 @@
+/**
+ * Where images are worth their space: key ranges in which the changes since the last image are larger than an image,
+ * or lie in too many layers to ask. Sizes come from the directories of the layers, which tell where each of their
+ * index blocks begins, so that nothing else has to be read.
+ */
+import { type Lsn, lsnMin } from "../base/lsn.ts";
+import { type Key, compareKeys } from "./key.ts";
+import { type KeyRange, maxKey, minKey, rangesOverlap, someOverlaps } from "./key-range.ts";
+import type { LayerFile } from "./layer-file.ts";
+import type { LayerMap } from "./layer-map.ts";
+import { Yielder } from "./yielder.ts";
+
+export interface ImagePolicy {
+  /** An image is made where the changes since the last one are this many times as large as it. */
+  readonly changesPerImage: number;
+  /** Changes below this size in bytes need no image. */
+  readonly changesBytesMin: number;
+  /** An image is also made where this many layers would have to be asked. */
+  readonly layersMax: number;
+}
+
+/** What a read at an LSN sees of one timeline. */
+export interface MapLevel {
+  readonly map: LayerMap;
+  readonly upTo: Lsn;
+}
+
+/** A range of keys below which one image layer, or none, lies. */
+interface Unit {
+  readonly range: KeyRange;
+  readonly imageLsn: number;
+  imageBytes: number;
+  changeBytes: number;
+  layers: number;
+}
+
+/** Ranges closer than this, in bytes of image between them, become one. */
+const GAP_BYTES = 16 * 1024 * 1024;
+
+/** Ranges within `within` that should get images at the LSN of the first level; sorted, without overlap. */
+export async function planImages(
+  levels: readonly MapLevel[],
+  within: KeyRange,
+  policy: ImagePolicy,
+): Promise<KeyRange[]> {
+  const units = await measureImages(levels, within);
+  await measureChanges(units, levels);
+  const wanted = units.map(
+    (unit) =>
+      unit.changeBytes > 0 &&
+      ((unit.changeBytes >= policy.changesBytesMin &&
+        unit.changeBytes >= unit.imageBytes * policy.changesPerImage) ||
+        unit.layers >= policy.layersMax),
+  );
+  return joined(units, wanted, levels[0]?.upTo ?? -1);
+}
+
+async function measureImages(levels: readonly MapLevel[], within: KeyRange): Promise<Unit[]> {
+  const cuts: Key[] = [within.from, within.to];
+  const images = new Map<LayerFile, Awaited<ReturnType<LayerFile["open"]>>>();
+  for (const { map, upTo } of levels) {
+    for (const image of map.images) {
+      if (image.endLsn > upTo || !rangesOverlap(image.range, within)) continue;
+      cuts.push(maxKey(image.range.from, within.from), minKey(image.range.to, within.to));
+    }
+  }
+  const yielder = new Yielder();
+  const ranges: { range: KeyRange; image: LayerFile | undefined }[] = [];
+  for (const range of between(cuts)) {
+    const image = visibleImage(range.from, levels);
+    ranges.push({ range, image });
+    if (image !== undefined && !images.has(image)) images.set(image, await image.open());
+    if (yielder.due()) await yielder.yield();
+  }
+  const units: Unit[] = [];
+  for (const { range, image } of ranges) {
+    const open = image && images.get(image);
+    if (image === undefined || open === undefined) {
+      units.push({ range, imageLsn: -1, imageBytes: 0, changeBytes: 0, layers: 0 });
+      continue;
+    }
+    const bytes = image.descriptor.sizeBytes / Math.max(open.firstKeys.length, 1);
+    const inside = open.firstKeys.filter(
+      (key) => compareKeys(key, range.from) > 0 && compareKeys(key, range.to) < 0,
+    );
+    for (const part of between([range.from, ...inside, range.to])) {
+      units.push({ range: part, imageLsn: image.endLsn, imageBytes: bytes, changeBytes: 0, layers: 0 });
+    }
+  }
+  return units;
+}
+
+async function measureChanges(units: readonly Unit[], levels: readonly MapLevel[]): Promise<void> {
+  const yielder = new Yielder();
+  for (const { map, upTo } of levels) {
+    for (const layer of map.deltas) {
+      if (layer.startLsn >= upTo) continue;
+      // What lies above the branch point is not seen.
+      const endLsn = lsnMin(layer.endLsn, upTo);
+      if (!units.some((unit) => endLsn > unit.imageLsn && someOverlaps(layer.spans, unit.range))) continue;
+      const open = await layer.open();
+      const bytes = layer.descriptor.sizeBytes / Math.max(open.firstKeys.length, 1);
+      for (const unit of units) {
+        if (endLsn <= unit.imageLsn || !someOverlaps(layer.spans, unit.range)) continue;
+        unit.layers++;
+        unit.changeBytes += bytes * Math.max(countWithin(open.firstKeys, unit.range), 0.01);
+      }
+      if (yielder.due()) await yielder.yield();
+    }
+  }
+}
+
+/** How many sorted keys lie in a range. */
+function countWithin(keys: readonly Key[], range: KeyRange): number {
+  return countBelow(keys, range.to) - countBelow(keys, range.from);
+}
+
+function countBelow(keys: readonly Key[], key: Key): number {
+  let low = 0;
+  let high = keys.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (compareKeys(keys[middle] as Key, key) < 0) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+function visibleImage(key: Key, levels: readonly MapLevel[]): LayerFile | undefined {
+  for (const { map, upTo } of levels) {
+    const image = map.imageFor(key, upTo);
+    if (image !== undefined) return image;
+  }
+  return undefined;
+}
+
+/** The ranges between some keys. */
+function between(cuts: readonly Key[]): KeyRange[] {
+  const sorted = [...cuts].sort(compareKeys);
+  const ranges: KeyRange[] = [];
+  for (const [i, from] of sorted.entries()) {
+    const to = sorted[i + 1];
+    if (to !== undefined && compareKeys(from, to) < 0) ranges.push({ from, to });
+  }
+  return ranges;
+}
+
+/** The wanted units, together with those between them that are small, unless they have images at this LSN already. */
+function joined(units: readonly Unit[], wanted: readonly boolean[], lsn: number): KeyRange[] {
+  const ranges: KeyRange[] = [];
+  let gapBytes = 0;
+  for (const [i, unit] of units.entries()) {
+    if (!wanted[i]) {
+      gapBytes += unit.imageLsn === lsn ? Number.POSITIVE_INFINITY : unit.imageBytes;
+      continue;
+    }
+    const last = ranges.at(-1);
+    if (last !== undefined && gapBytes <= GAP_BYTES) {
+      ranges[ranges.length - 1] = { from: last.from, to: unit.range.to };
+    } else {
+      ranges.push(unit.range);
+    }
+    gapBytes = 0;
+  }
+  return ranges;
+}
