@@ -224,15 +224,7 @@ export class TimelineStore implements AsyncDisposable {
 
   /** What a read at `lsn` sees in files; undefined while a part of that is in memory only. Stays until disposed of. */
   holdLevels(lsn: Lsn): (Disposable & { readonly levels: readonly MapLevel[] }) | undefined {
-    let upTo = lsn;
-    for (
-      let store: TimelineStore = this;
-      ;
-      upTo = lsnMin(upTo, store.ancestor.lsn), store = store.ancestor.store
-    ) {
-      if (upTo > store.durableLsn) return undefined;
-      if (store.ancestor === undefined) break;
-    }
+    if (!TimelineStore.isDurable(this, lsn)) return undefined;
     const levels = TimelineStore.levels(this, lsn);
     return {
       levels: levels.map(({ version, upTo: visibleTo }) => ({ map: version.map, upTo: visibleTo })),
@@ -316,6 +308,19 @@ export class TimelineStore implements AsyncDisposable {
       if (chain.below > upTo + 1) chain.below = upTo + 1;
     }
     return { values: chain.values, base: floor === undefined ? "missing" : "floor" };
+  }
+
+  /** Whether everything that a read at `lsn` sees is in layer files. */
+  private static isDurable(start: TimelineStore, lsn: Lsn): boolean {
+    let store = start;
+    let upTo = lsn;
+    for (;;) {
+      if (upTo > store.durableLsn) return false;
+      const { ancestor } = store;
+      if (ancestor === undefined) return true;
+      upTo = lsnMin(upTo, ancestor.lsn);
+      store = ancestor.store;
+    }
   }
 
   /** What a read at `lsn` sees of a timeline and its ancestors at this moment. */
