@@ -93,6 +93,9 @@ export class LayerSet implements AsyncDisposable {
   static async open(directory: string, files: Files, cache: StoreCache): Promise<LayerSet> {
     const index = await readIndex(`${directory}/${INDEX_FILE_NAME}`, files);
     const set = new LayerSet(directory, index, files, cache);
+    // The process before may have died between the index's rename and its sync: what follows from the index, such as
+    // the removal of files and WAL, must not outlive it.
+    await files.syncDirectory(directory);
     const named = new Set(index.layers.map((layer) => layer.name));
     for (const name of await files.list(directory)) {
       if (named.delete(name)) continue;

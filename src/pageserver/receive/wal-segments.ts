@@ -6,6 +6,7 @@
  * that length is durable. Segments are created upwards and removed from either end: a gap above what is wanted means
  * that a file was lost.
  */
+import { dirname } from "node:path";
 import { ErrorCode, NeonError, assert, corrupt, systemCode } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd, lsnAlignDown } from "../../base/lsn.ts";
 import type { FileHandle, Files } from "../../base/seams.ts";
@@ -50,6 +51,8 @@ export class WalSegments {
   static async open(options: SegmentsOptions, files: Files, wantedLsn: Lsn): Promise<WalSegments> {
     const { directory, segmentSize, timelineNumber } = options;
     await files.makeDirectory(directory);
+    // Segments in a directory that a loss of power takes away would be lost with it.
+    await files.syncDirectory(dirname(directory));
     const starts: Lsn[] = [];
     for (const name of await files.list(directory)) {
       if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(`${directory}/${name}`);

@@ -108,6 +108,8 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     await files.makeDirectory(join(options.directory, "refs"));
     await files.makeDirectory(join(options.directory, "timelines"));
     const refs = await Refs.open(files, join(options.directory, "refs"));
+    // A timeline is deleted because no ref names it: that must be as durable as the deletion.
+    await files.syncDirectory(join(options.directory, "refs"));
     const tenant = new Tenant(options.directory, metadata, refs, dependencies);
     await tenant.timelines.open(metadata.cluster, refs);
     return tenant;

@@ -2,7 +2,7 @@
  * All tenants of a pageserver: the directories in `tenants/`. They share nothing but the process. A tenant that is being
  * deleted has its directory renamed first, so that a crash leaves it whole or gone; the next start removes the rest.
  */
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
 import { type TenantId, isId, newTenantId, parseTenantId } from "../../base/ids.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
@@ -33,6 +33,7 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
   async open(): Promise<void> {
     const { files, log } = this.dependencies;
     await files.makeDirectory(this.directory);
+    await files.syncDirectory(dirname(this.directory));
     for (const name of await files.list(this.directory)) {
       if (name.endsWith(DELETED) && isId(name.slice(0, -DELETED.length))) {
         await files.removeTree(join(this.directory, name));

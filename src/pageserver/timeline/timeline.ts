@@ -347,7 +347,8 @@ export class Timeline implements ServedTimeline {
     if (writer && !intake.failure) this.receive(writer, intake);
   }
 
-  private async openIntake(): Promise<WalIntake> {
+  /** Where WAL comes in: from the receiver, or from whoever has it otherwise. */
+  async openIntake(): Promise<WalIntake> {
     if (this.intake) return this.intake;
     const { files, onFatal, log } = this.dependencies;
     const durable = await this.durableBoundary();
