@@ -9,6 +9,7 @@ import { type Lsn, toLsn } from "../../src/base/lsn.ts";
 import type { Files, Random } from "../../src/base/seams.ts";
 import { PageCache } from "../../src/pageserver/read/page-cache.ts";
 import { Reconstructor } from "../../src/pageserver/read/reconstruct.ts";
+import { DurableMark } from "../../src/pageserver/timeline/durable-mark.ts";
 import { timelineFactory } from "../../src/pageserver/timeline/timeline-factory.ts";
 import { readTimelineMetadata, writeTimelineMetadata } from "../../src/pageserver/timeline/metadata.ts";
 import type { Tenant } from "../../src/pageserver/timeline/tenant.ts";
@@ -108,6 +109,8 @@ export class Scene {
     }
     const lsn = intake.resumeLsn;
     await intake.waitForDurable(lsn, 60_000);
+    // As a timer does once a second.
+    await new DurableMark(`${this.directoryOf(timeline.id)}/wal.durable`, this.files).write(intake.durableLsn);
     return lsn;
   }
 

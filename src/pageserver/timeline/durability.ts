@@ -36,9 +36,10 @@ export class Durability {
     return this.durable;
   }
 
-  /** What was replayed from disk is durable. */
-  startAt(lsn: Lsn): void {
+  /** What was replayed from disk is durable. The torn end of it is no failure, so `failure` is what counts now. */
+  startAt(lsn: Lsn, failure: Error | undefined): void {
     this.durable = lsn;
+    this.failure = failure;
   }
 
   onDurable(listener: () => void): () => void {

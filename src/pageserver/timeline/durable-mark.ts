@@ -3,7 +3,7 @@
  * a flipped bit in the middle of stored WAL would look like the place where a crash stopped writing, and acknowledged
  * commits behind it would be dropped in silence.
  *
- * The note is written now and then and not synced, because it need not be the latest: it never says more than is true.
+ * The note is made now and then, and need not be the latest: it never says more than is true.
  * Format: docs/formats/timeline-metadata.md.
  */
 import { crc32c } from "../../base/crc32c.ts";
@@ -40,6 +40,8 @@ export class DurableMark {
     const file = await this.files.open(temporary, "w");
     try {
       await file.write(new TextEncoder().encode(`${MAGIC} ${formatLsn(lsn)} ${checksumOf(lsn)}\n`), 0);
+      // Its name need not be durable, but what has the name must be whole, or a loss of power would pass for damage.
+      await file.sync();
     } finally {
       await file.close();
     }

@@ -146,7 +146,7 @@ export class WalIntake implements WalSink {
       intake.stopTimers();
       throw error;
     }
-    intake.durability.startAt(ingest.state.lastRecordLsn);
+    intake.durability.startAt(ingest.state.lastRecordLsn, intake.failed);
     return intake;
   }
 
