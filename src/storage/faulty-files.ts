@@ -8,7 +8,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { unreachable } from "../base/errors.ts";
 import type { DirectFileHandle, FileHandle, Files } from "../base/seams.ts";
 import { DurableFile } from "./durable-file.ts";
-import { Directory, FaultyTree } from "./faulty-tree.ts";
+import { Directory, FaultyTree, partsOf } from "./faulty-tree.ts";
 
 export interface FaultyFilesOptions {
   /** A number below 2^32 for each call; its sequence decides what happens. */
@@ -99,6 +99,15 @@ export class FaultyFiles implements Files {
     return new FaultyFiles(this.options, this.tree);
   }
 
+  /** Makes a directory and its parents as if they had always been there. */
+  addDirectory(directory: string): void {
+    let path = "";
+    for (const name of partsOf(directory)) {
+      path += `/${name}`;
+      if (this.tree.find(path) === undefined) this.tree.put(path, new Directory(), true);
+    }
+  }
+
   /** The bytes of a file, to look at or to damage. */
   contentOf(path: string): Uint8Array {
     return this.fileAt(path).content();
@@ -162,7 +171,7 @@ export class FaultyFiles implements Files {
     await this.turn();
     this.step("change", `make ${directory}`);
     let path = "";
-    for (const name of directory.split("/").filter((part) => part !== "")) {
+    for (const name of partsOf(directory)) {
       path += `/${name}`;
       if (this.tree.find(path) === undefined) this.tree.put(path, new Directory());
     }

@@ -150,6 +150,7 @@ function applyEdit({ name, entry, before }: Edit, names: Map<string, Entry>): vo
   else if (names.get(name) === before) names.delete(name);
 }
 
-function partsOf(path: string): string[] {
+/** The names in a path. */
+export function partsOf(path: string): string[] {
   return path.split("/").filter((part) => part !== "");
 }

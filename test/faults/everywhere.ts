@@ -1,9 +1,11 @@
 /**
  * Runs a story once for every call that it makes to the file system and every fault that may happen there, and has
- * what the disk then holds looked at.
+ * what the disk then holds looked at. Two threads share the work.
  */
 import assert from "node:assert/strict";
+import { availableParallelism } from "node:os";
 import type { TestContext } from "node:test";
+import { Worker } from "node:worker_threads";
 import { AssertionError, NeonError } from "../../src/base/errors.ts";
 import {
   type CallKind,
@@ -41,7 +43,21 @@ export interface Story<S> {
   readonly files?: { readonly interleave?: boolean; readonly direct?: boolean };
 }
 
-/** Points that are run at the same time: many wait for space on the disk now and then. */
+/** What a thread is to do: every `shares`th point from `share` on. */
+export interface Share {
+  readonly story: string;
+  readonly seed: number;
+  readonly share: number;
+  readonly shares: number;
+}
+
+export interface ShareResult {
+  readonly calls: number;
+  readonly points: number;
+  readonly failure: string | undefined;
+}
+
+/** Points that are run at the same time in a thread: many wait for space on the disk now and then. */
 const PARALLEL = 12;
 
 const CHANGING: readonly CallKind[] = ["write", "sync", "change"];
@@ -64,39 +80,66 @@ function pointsOf(kind: CallKind, call: number): Point[] {
   return points;
 }
 
-/** Every fault at every call. `sample` takes only so many of them, chosen at random. */
-export async function faultEverywhere<S>(
+/** Every fault at every call of a story that `stories.ts` knows. */
+export async function faultEverywhere(
   t: TestContext,
-  story: Story<S>,
-  options: { callsMin: number; sample?: number },
+  story: string,
+  atLeast: { readonly calls: number; readonly points: number },
 ): Promise<void> {
-  const random = SeededRandom.forTest(t);
-  const clean = newRun(story, random.seed);
-  const state = story.begin();
-  await story.run(clean, state);
-  const { calls } = clean.files;
-  assert.ok(calls.length >= options.callsMin, `${calls.length} calls`);
-  let points = calls.flatMap(({ kind }, i) => pointsOf(kind, i + 1));
-  if (options.sample !== undefined && options.sample < points.length) {
-    const wanted = options.sample / points.length;
-    points = points.filter(() => random.chance(wanted));
+  const { seed } = SeededRandom.forTest(t);
+  const shares = Math.min(2, availableParallelism());
+  const results = await Promise.all(
+    Array.from({ length: shares }, (_, share) => inThread({ story, seed, share, shares })),
+  );
+  const points = results.reduce((total, result) => total + result.points, 0);
+  const [first] = results;
+  t.diagnostic(`${first?.calls} calls, ${points} points`);
+  for (const { failure } of results) assert.equal(failure, undefined, `NEON_TEST_SEED=${seed}: ${failure}`);
+  assert.ok(first && first.calls >= atLeast.calls && points >= atLeast.points, `${points} points`);
+}
+
+/** Away from the test runner, which follows every promise. */
+async function inThread(share: Share): Promise<ShareResult> {
+  const worker = new Worker(new URL("everywhere-worker.ts", import.meta.url), { workerData: share });
+  try {
+    return await new Promise((resolve, reject) => {
+      worker.once("message", resolve).once("error", reject);
+      worker.once("exit", (code) => {
+        reject(new Error(`the thread ended with ${code}`));
+      });
+    });
+  } finally {
+    await worker.terminate();
   }
-  t.diagnostic(`${calls.length} calls, ${points.length} points`);
-  const queue = [...points.entries()];
-  const worker = async (): Promise<void> => {
-    for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
+}
+
+/** The work of one thread. */
+export async function runShare<S>(story: Story<S>, { seed, share, shares }: Share): Promise<ShareResult> {
+  const clean = newRun(story, seed);
+  await story.run(clean, story.begin());
+  const { calls } = clean.files;
+  const points = calls.flatMap(({ kind }, i) => pointsOf(kind, i + 1));
+  const queue = [...points.entries()].filter(([i]) => i % shares === share);
+  const count = queue.length;
+  let failure: string | undefined;
+  const work = async (): Promise<void> => {
+    for (let next = queue.pop(); next !== undefined && failure === undefined; next = queue.pop()) {
       const [i, point] = next;
-      const what = calls[point.call - 1];
       try {
-        await runPoint(story, random.seed + i, point);
+        await runPoint(story, seed + i, point);
       } catch (error) {
-        queue.length = 0;
-        const fault = JSON.stringify(point);
-        throw new Error(`NEON_TEST_SEED=${random.seed}, ${fault}, there: ${what?.what}`, { cause: error });
+        const what = calls[point.call - 1]?.what;
+        failure = `${JSON.stringify(point)}, there: ${what}: ${described(error)}`;
       }
     }
   };
-  await Promise.all(Array.from({ length: PARALLEL }, worker));
+  await Promise.all(Array.from({ length: PARALLEL }, work));
+  return { calls: calls.length, points: count, failure };
+}
+
+function described(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return `${error.stack}${error.cause === undefined ? "" : `\ncaused by ${described(error.cause)}`}`;
 }
 
 function newRun<S>(story: Story<S>, seed: number): Run {

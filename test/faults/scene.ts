@@ -61,7 +61,11 @@ export class Scene {
     });
   }
 
-  static async open(files: Files, random: SeededRandom, options: { checkpointDistanceBytes?: number } = {}): Promise<Scene> {
+  static async open(
+    files: Files,
+    random: SeededRandom,
+    options: { checkpointDistanceBytes?: number } = {},
+  ): Promise<Scene> {
     const scene = new Scene(files, random, options);
     await scene.tenants.open();
     return scene;
@@ -92,7 +96,10 @@ export class Scene {
     const metadata = await readTimelineMetadata(this.files, directory, timeline.id);
     assert.ok(metadata);
     const entry = { startLsn: timeline.lastRecordLsn, epoch: newWriterEpoch(this.random) };
-    await writeTimelineMetadata(this.files, directory, { ...metadata, history: [...metadata.history, entry] });
+    await writeTimelineMetadata(this.files, directory, {
+      ...metadata,
+      history: [...metadata.history, entry],
+    });
   }
 
   directoryOf(id: TimelineId): string {
@@ -110,7 +117,9 @@ export class Scene {
     const lsn = intake.resumeLsn;
     await intake.waitForDurable(lsn, 60_000);
     // As a timer does once a second.
-    await new DurableMark(`${this.directoryOf(timeline.id)}/wal.durable`, this.files).write(intake.durableLsn);
+    await new DurableMark(`${this.directoryOf(timeline.id)}/wal.durable`, this.files).write(
+      intake.durableLsn,
+    );
     return lsn;
   }
 

@@ -19,7 +19,12 @@ export class Ledger {
   readonly uncertain = new Map<string, number>();
 
   /** Something that may or may not have happened until it returns. */
-  async change(gone: string | undefined, come: string | undefined, lsn: number, work: () => Promise<unknown>): Promise<void> {
+  async change(
+    gone: string | undefined,
+    come: string | undefined,
+    lsn: number,
+    work: () => Promise<unknown>,
+  ): Promise<void> {
     const before = gone === undefined ? undefined : this.branches.get(gone);
     if (gone !== undefined && before !== undefined) {
       this.branches.delete(gone);
@@ -41,7 +46,8 @@ async function attempt<T>(scene: Scene, work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (error) {
     if (error instanceof PowerLossError || scene.fatal !== undefined) throw error;
-    const resource = error instanceof NeonError ? error.code === ErrorCode.Resource : systemCode(error) !== undefined;
+    const resource =
+      error instanceof NeonError ? error.code === ErrorCode.Resource : systemCode(error) !== undefined;
     if (!resource) throw error;
     return work();
   }
@@ -55,8 +61,7 @@ async function feed(scene: Scene, ledger: Ledger, branch: string, to: number): P
 }
 
 async function live({ files, random }: Run, ledger: Ledger): Promise<void> {
-  await files.makeDirectory("/work");
-  await files.syncDirectory("/");
+  files.addDirectory("/work");
   let scene = await Scene.open(files, random);
   const step = <T>(work: () => Promise<T>): Promise<T> => attempt(scene, work);
   try {
@@ -70,7 +75,9 @@ async function live({ files, random }: Run, ledger: Ledger): Promise<void> {
     // Into the next segment, with a record that is not complete.
     await feed(scene, ledger, "main", TINY_START + 40_000);
     const point = main.lastRecordLsn;
-    await ledger.change(undefined, "dev", point, () => step(() => scene.tenant.createBranch("dev", main.id, point)));
+    await ledger.change(undefined, "dev", point, () =>
+      step(() => scene.tenant.createBranch("dev", main.id, point)),
+    );
     await feed(scene, ledger, "main", TINY_START + 52_000);
     await step(() => main.checkpoint());
     await ledger.change("dev", "test", point, () => step(() => scene.tenant.renameBranch("dev", "test")));
@@ -129,10 +136,15 @@ async function lookAt(scene: Scene, ledger: Ledger, random: SeededRandom): Promi
     await scene.check(timeline, WAL, end);
     if (end > TINY_START) await scene.check(timeline, WAL, random.between(TINY_START, end));
   }
-  const report = await scene.tenant.check({ signal: new AbortController().signal, progress: () => undefined });
+  const report = await scene.tenant.check({
+    signal: new AbortController().signal,
+    progress: () => undefined,
+  });
   // The next layer that is written takes away WAL whose removal was interrupted.
   const found = [report.tenant, ...report.timelines].flatMap((part) => part.details);
-  const wrong = found.filter(({ kind, what }) => kind !== "garbage" || !what.startsWith("its WAL is in layers"));
+  const wrong = found.filter(
+    ({ kind, what }) => kind !== "garbage" || !what.startsWith("its WAL is in layers"),
+  );
   assert.deepEqual(wrong, []);
   if (!names.includes("main")) await scene.import("main");
   ledger.branches.set("main", TINY_START);

@@ -45,7 +45,12 @@ export const TINY_PAGES: readonly TinyPage[] = Array.from({ length: RELATIONS * 
 }));
 
 export function tinyKey(page: TinyPage): Key {
-  return key(Kind.RelationBlock, { spcOid: SPACE, dbOid: DATABASE, relNumber: page.relation, block: page.block });
+  return key(Kind.RelationBlock, {
+    spcOid: SPACE,
+    dbOid: DATABASE,
+    relNumber: page.relation,
+    block: page.block,
+  });
 }
 
 function controlFile(): Uint8Array {

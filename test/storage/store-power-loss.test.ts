@@ -53,8 +53,7 @@ class History {
 }
 
 async function writeHistory(history: History, files: FaultyFiles): Promise<void> {
-  await files.makeDirectory("/tenant");
-  await files.syncDirectory("/");
+  files.addDirectory("/tenant");
   await using cache = new StoreCache({ capacityBytes: 100_000 }, { files });
   await using store = await TimelineStore.create(OPTIONS, { files, cache });
   history.created = true;

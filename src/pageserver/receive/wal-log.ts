@@ -100,7 +100,7 @@ export class WalLog implements AsyncDisposable {
     const end = reader.endLsn === startLsn ? startLsn : await dependencies.locateEnd(reader);
     assert(end >= startLsn && end <= reader.endLsn, `end of WAL ${formatLsn(end)} lies within the log`);
     await segments.clearAfter(end);
-    await segments.syncFrom(startLsn);
+    await segments.syncFrom(startLsn, end);
     return new WalLog(segments, new WalWriter(segments, { segmentSize, end }, dependencies.onFatal));
   }
 

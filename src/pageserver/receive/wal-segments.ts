@@ -53,6 +53,7 @@ export class WalSegments {
     await files.makeDirectory(directory);
     // Segments in a directory that a loss of power takes away would be lost with it.
     await files.syncDirectory(dirname(directory));
+    await files.syncDirectory(directory);
     const starts: Lsn[] = [];
     for (const name of await files.list(directory)) {
       if (name.endsWith(TEMPORARY_SUFFIX)) await files.remove(`${directory}/${name}`);
@@ -165,12 +166,18 @@ export class WalSegments {
     }
   }
 
-  /** Makes every segment from that of `lsn` on durable: what a crashed process wrote may still be in memory only. */
-  async syncFrom(lsn: Lsn): Promise<void> {
+  /**
+   * Makes every segment from that of `lsn` on durable: what a crashed process wrote may still be in memory only. If it
+   * ended because a sync failed, the kernel may take what it holds for written and never write it again: so what lies
+   * before `end` in the last segment, which alone can have been left unsynced, is written once more.
+   */
+  async syncFrom(lsn: Lsn, end: Lsn): Promise<void> {
     const size = this.options.segmentSize;
+    const lastStart = lsnAlignDown(lsnAdd(end, -1), size);
     for (let at = lsnAlignDown(lsn, size); at < this.last; at = lsnAdd(at, size)) {
       const handle = await this.files.open(this.path(at), "r+");
       try {
+        if (at === lastStart && lsn < end) await writeAgain(handle, Math.max(lsn - at, 0), end - at);
         await handle.sync();
       } finally {
         await handle.close();
@@ -257,6 +264,17 @@ async function zeroWhatIsNot(handle: FileHandle, from: number, to: number): Prom
     at += count;
   }
   return written;
+}
+
+/** Writes what is in `[from, to)` over itself. */
+async function writeAgain(handle: FileHandle, from: number, to: number): Promise<void> {
+  const chunk = new Uint8Array(Math.min(ZERO_CHUNK_SIZE, to - from));
+  for (let at = from; at < to;) {
+    const count = await handle.read(chunk, 0, Math.min(chunk.length, to - at), at);
+    if (count === 0) throw corrupt("WAL segment is shorter than it was made", { offset: at });
+    await handle.write(chunk.subarray(0, count), at);
+    at += count;
+  }
 }
 
 function missingSegment(directory: string, start: Lsn): NeonError {

@@ -62,6 +62,11 @@ export async function writeJsonFile(
   await files.syncDirectory(dirname(path));
 }
 
+/** Removes what a write that was interrupted left beside the file; for those who open it. */
+export async function removeInterruptedWrite(files: Files, path: string): Promise<void> {
+  await files.remove(path + TEMPORARY_SUFFIX);
+}
+
 /**
  * Reads what `writeJsonFile` wrote; undefined if there is no file. Throws `corrupt` for a wrong magic or checksum and
  * `unsupported` for a version above `newestVersion`.

@@ -17,7 +17,7 @@ import type { PgVersion } from "../../postgres/versions/version.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
 import { type TenantCheckOptions, type TenantReport, checkTenant } from "../check/check-tenant.ts";
 import { surveyTenant } from "../check/survey.ts";
-import { readJsonFile, writeJsonFile } from "./json-file.ts";
+import { readJsonFile, removeInterruptedWrite, writeJsonFile } from "./json-file.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
 import { SerialQueue } from "./serial-queue.ts";
 import type { ClusterIdentity, ServedTimeline, TimelineFactory } from "./served-timeline.ts";
@@ -105,6 +105,7 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     const { files } = dependencies;
     const metadata = await readTenantMetadata(files, options.directory, options.id);
     if (!metadata) return undefined;
+    await removeInterruptedWrite(files, join(options.directory, TENANT_FILE));
     await files.makeDirectory(join(options.directory, "refs"));
     await files.makeDirectory(join(options.directory, "timelines"));
     const refs = await Refs.open(files, join(options.directory, "refs"));

@@ -34,6 +34,8 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
     const { files, log } = this.dependencies;
     await files.makeDirectory(this.directory);
     await files.syncDirectory(dirname(this.directory));
+    // What is removed because of its name must not come back under another one after a loss of power.
+    await files.syncDirectory(this.directory);
     for (const name of await files.list(this.directory)) {
       if (name.endsWith(DELETED) && isId(name.slice(0, -DELETED.length))) {
         await files.removeTree(join(this.directory, name));

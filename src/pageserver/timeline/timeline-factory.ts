@@ -7,7 +7,13 @@ import { TimelineStore } from "../../storage/store.ts";
 import { readDataDirectory } from "../basebackup/import.ts";
 import { CONTROL_FILE_KEY, FULL_RANGE } from "../ingest/keyspace.ts";
 import { Reconstructor } from "../read/reconstruct.ts";
-import { type TimelineMetadata, readTimelineMetadata, writeTimelineMetadata } from "./metadata.ts";
+import { removeInterruptedWrite } from "./json-file.ts";
+import {
+  METADATA_FILE,
+  type TimelineMetadata,
+  readTimelineMetadata,
+  writeTimelineMetadata,
+} from "./metadata.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity, TimelineFactory } from "./served-timeline.ts";
 import { type TimelineDependencies, type TimelineParts, Timeline } from "./timeline.ts";
@@ -52,6 +58,7 @@ async function openParts(
   const { files, cache } = dependencies;
   const metadata = await readTimelineMetadata(files, directory, id);
   if (metadata === undefined) throw new NeonError(ErrorCode.Corrupt, `timeline ${id} has no metadata`);
+  await removeInterruptedWrite(files, join(directory, METADATA_FILE));
   const store = await TimelineStore.open(
     { directory: join(directory, "layers"), ...(ancestor ? { ancestor: storeOf(ancestor) } : {}) },
     { files, cache },
