@@ -1,7 +1,12 @@
 /** The counters of a checkpoint: how xids advance, what is stored. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { redoCheckpointState } from "../../src/pageserver/ingest/checkpoint-redo.ts";
 import { CheckpointState, compareXids } from "../../src/pageserver/ingest/checkpoint-state.ts";
+import { checkSupported } from "../../src/pageserver/ingest/ingest-rmgr.ts";
+import { Rmgr } from "../../src/postgres/constants.ts";
+import { SUPPORTED_VERSIONS } from "../../src/postgres/versions/versions.ts";
+import { makeRecord } from "../postgres/redo-builder.ts";
 
 test("xids are compared on a circle", () => {
   assert.ok(compareXids(3, 4) < 0);
@@ -96,4 +101,15 @@ test("damaged bytes are refused", () => {
   assert.throws(() => CheckpointState.decode(bytes.map((byte, i) => (i === 0 ? 2 : byte))), {
     code: "corrupt",
   });
+});
+
+test("Xlog NOOP, which no server writes, is taken in and changes nothing", () => {
+  for (const version of SUPPORTED_VERSIONS) {
+    const record = makeRecord({ rmgr: Rmgr.Xlog, info: 0x20, main: new Uint8Array(0) });
+    checkSupported(record, version);
+    const state = new CheckpointState();
+    const before = state.encode();
+    assert.equal(redoCheckpointState(state, record, version), false);
+    assert.deepEqual(state.encode(), before);
+  }
 });

@@ -87,7 +87,7 @@ export class Lab implements AsyncDisposable {
   async init(
     initdb: readonly string[] = [],
     major = 17,
-    prepare?: (server: TestPostgres) => Promise<void>,
+    prepare?: (server: TestPostgres) => Promise<void> | void,
   ): Promise<Timeline> {
     this.binDir = embeddedBinDir(major);
     const server = await TestPostgres.create({ start: false, initdb, binDir: this.binDir });

@@ -17,7 +17,8 @@ import { SeededRandom } from "../support/random.ts";
 import { variantsOf } from "./redo-index-variants.ts";
 import { runIndexWorkload } from "./redo-index-workload.ts";
 import { RecordMangler } from "./redo-mangler.ts";
-import { type KindCount, Replay, firstDifference, readBlock, readControl } from "./redo-replay.ts";
+import type { IndexRun } from "./redo-index-kinds.ts";
+import { Replay, firstDifference, readBlock, readControl } from "./redo-replay.ts";
 
 const SETTINGS: Settings = {
   wal_consistency_checking: "all",
@@ -42,10 +43,14 @@ const RMGR_OF_METHOD: Readonly<Record<string, number>> = {
   brin: Rmgr.Brin,
 };
 
-/** Resource manager of each index, by the number of its file. */
-type Kinds = ReadonlyMap<number, number>;
+export interface IndexKinds {
+  /** Oid of the database. */
+  readonly database: string;
+  /** Resource manager of each index, by the number of its file. */
+  readonly nodes: ReadonlyMap<number, number>;
+}
 
-async function indexKinds(server: TestPostgres): Promise<Kinds> {
+export async function indexKinds(server: TestPostgres): Promise<IndexKinds> {
   const rows = await server.query(
     `select pg_relation_filenode(c.oid)::int as node, a.amname::text as am
      from pg_class c join pg_am a on a.oid = c.relam where c.relkind = 'i' and c.relpersistence = 'p'`,
@@ -56,7 +61,8 @@ async function indexKinds(server: TestPostgres): Promise<Kinds> {
     const rmgr = RMGR_OF_METHOD[am];
     if (rmgr !== undefined) kinds.set(node, rmgr);
   }
-  return kinds;
+  const database = await server.value("select oid::int from pg_database where datname = 'postgres'");
+  return { database, nodes: kinds };
 }
 
 /** What the masks of wal_consistency_checking hide although it is in the WAL. */
@@ -98,7 +104,12 @@ function specialDifference(
 }
 
 /** Compares the files of all indexes in a database directory. */
-function compareIndexes(replay: Replay, dataDir: string, directory: string, kinds: Kinds) {
+export function compareIndexes(
+  replay: Replay,
+  dataDir: string,
+  directory: string,
+  kinds: IndexKinds["nodes"],
+) {
   const theirs = new PageBuffer();
   const scratch = new PageBuffer();
   const differences: string[] = [];
@@ -124,7 +135,7 @@ function compareIndexes(replay: Replay, dataDir: string, directory: string, kind
 }
 
 /** Watches the replay: counts the ways that redo has to take, and sees to LSNs that only a server has. */
-class Watcher {
+export class Watcher {
   readonly variants = new Map<string, number>();
   private readonly image = new PageBuffer();
   private last: Lsn = INVALID_LSN;
@@ -166,11 +177,6 @@ export interface IndexCheck {
   readonly mangle?: boolean;
 }
 
-export interface IndexRun {
-  readonly counts: ReadonlyMap<string, KindCount>;
-  readonly variants: ReadonlyMap<string, number>;
-}
-
 /** Lets a server work, replays its WAL, and asserts that there is no difference. */
 export async function checkIndexRedo(t: TestContext, options: IndexCheck): Promise<IndexRun> {
   const random = SeededRandom.forTest(t);
@@ -184,7 +190,6 @@ export async function checkIndexRedo(t: TestContext, options: IndexCheck): Promi
   await server.start();
   await runIndexWorkload(server, random);
   const kinds = await indexKinds(server);
-  const database = await server.value("select oid::int from pg_database where datname = 'postgres'");
   await server.stop();
 
   const { dataChecksums, version } = readControl(base.dataDir);
@@ -201,7 +206,12 @@ export async function checkIndexRedo(t: TestContext, options: IndexCheck): Promi
   replay.run(server.dataDir);
   report(t, replay, watcher, mangler);
   assert.deepEqual(replay.differences, [], `${replay.differenceCount} differences`);
-  const { differences, pages } = compareIndexes(replay, server.dataDir, `base/${database}`, kinds);
+  const { differences, pages } = compareIndexes(
+    replay,
+    server.dataDir,
+    `base/${kinds.database}`,
+    kinds.nodes,
+  );
   t.diagnostic(`${pages} pages of index files compared`);
   assert.deepEqual(differences.slice(0, 20), []);
   assert(pages > 1000, `only ${pages} pages of index files`);

@@ -262,7 +262,11 @@ async function brin(server: TestPostgres, client: Client): Promise<void> {
 }
 
 /** Several clients at once on a table with an index of each kind. */
-async function crowd(server: TestPostgres, client: Client, random: SeededRandom): Promise<void> {
+export async function runIndexCrowd(
+  server: TestPostgres,
+  client: Client,
+  random: SeededRandom,
+): Promise<void> {
   await each(client, [
     "create table c (id serial, n int, p point, a int[], t text)",
     "create index c_n on c using hash (n)",
@@ -307,7 +311,7 @@ export async function runIndexWorkload(server: TestPostgres, random: SeededRando
     await spgist(client);
     await spgistNodes(server, client, random);
     await brin(server, client);
-    await crowd(server, client, random);
+    await runIndexCrowd(server, client, random);
     await each(client, ["checkpoint", "vacuum"]);
   } finally {
     await client.end();

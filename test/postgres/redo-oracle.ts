@@ -23,7 +23,8 @@ import { RecordMangler } from "./redo-mangler.ts";
 import { Replay, SHUTDOWN_CHECKPOINT_SIZE, firstDifference, readBlock, readControl } from "./redo-replay.ts";
 import { runWorkload } from "./redo-workload.ts";
 
-const SETTINGS: Settings = {
+/** Of every server that is watched. */
+export const ORACLE_SETTINGS: Settings = {
   wal_consistency_checking: "all",
   wal_keep_size: "100GB",
   max_wal_size: "20GB",
@@ -138,10 +139,16 @@ export interface OracleOptions {
   readonly initdb: readonly string[];
   readonly hintBitsLogged: boolean;
   readonly transactionCount: number;
+  /** Changes the new cluster before it runs for the first time. */
+  readonly prepare?: (server: TestPostgres) => void;
+  /** Does something before the workload. */
+  readonly before?: (server: TestPostgres) => Promise<void>;
   /** At the end of the workload, while the server runs; `from` is where its first record begins. */
   readonly running?: (server: TestPostgres, from: Lsn) => Promise<void>;
   /** Sees each record that is replayed. */
   readonly onRecord?: (record: WalRecord) => void;
+  /** Sees each block of each record before redo. */
+  readonly observer?: (record: WalRecord, blockIndex: number, page: PageBuffer, replay: Replay) => void;
   /** At the end, while the stopped server's files are still there. */
   readonly stopped?: (server: TestPostgres, replay: Replay) => void;
 }
@@ -150,13 +157,15 @@ export interface OracleOptions {
 export async function checkAgainstServer(t: TestContext, options: OracleOptions): Promise<Replay> {
   const { hintBitsLogged } = options;
   await using server = await TestPostgres.create({
-    settings: { ...SETTINGS, ...options.settings },
+    settings: { ...ORACLE_SETTINGS, ...options.settings },
     initdb: options.initdb,
     ...(options.binDir !== undefined && { binDir: options.binDir }),
     start: false,
   });
+  options.prepare?.(server);
   await using base = await server.clone();
   await server.start();
+  await options.before?.(server);
   await runWorkload(server, options.transactionCount);
   const kinds = await relationKinds(server);
   const [row] = await server.query("select oid::int as oid from pg_database where datname = 'postgres'");
@@ -167,9 +176,10 @@ export async function checkAgainstServer(t: TestContext, options: OracleOptions)
   await server.stop();
 
   const mangler = new RecordMangler(SeededRandom.forTest(t), hintBitsLogged, version);
-  const replay = new Replay(base.dataDir, {
+  const replay: Replay = new Replay(base.dataDir, {
     hintBitsLogged,
     observer: (record, index, page) => {
+      options.observer?.(record, index, page, replay);
       mangler.observe(record, index, page);
     },
     ...(options.onRecord && { onRecord: options.onRecord }),

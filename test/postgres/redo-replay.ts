@@ -54,6 +54,7 @@ import { WalStream } from "../../src/postgres/wal/stream.ts";
 
 /** Of the record, in bytes. */
 export const SHUTDOWN_CHECKPOINT_SIZE = 114;
+const PARAMETER_CHANGE = 0x60;
 const SMGR_TRUNCATE = 0x20;
 const DIFFERENCES_KEPT = 20;
 const SLRU_RMGRS: ReadonlySet<number> = new Set([Rmgr.Xact, Rmgr.Clog, Rmgr.Multixact, Rmgr.Smgr]);
@@ -105,7 +106,7 @@ export class Replay {
   readonly version: PgVersion;
   private readonly base: string;
   private readonly baseControl: ControlFile;
-  private readonly context: RedoContext;
+  private context: RedoContext;
   private readonly observer: BlockObserver | undefined;
   private readonly onRecord: ReplayOptions["onRecord"];
   private readonly forks = new Map<string, ForkPages>();
@@ -156,6 +157,10 @@ export class Replay {
     this.onRecord?.(record);
     if (record.blockCount === 0 && SLRU_RMGRS.has(record.rmgr)) this.count(record, "record").redone++;
     switch (record.rmgr) {
+      case Rmgr.Xlog:
+        if ((record.info & 0xf0) === PARAMETER_CHANGE) this.changeParameters(record);
+        this.applyBlocks(record);
+        return;
       case Rmgr.Smgr:
         if ((record.info & 0xf0) === SMGR_TRUNCATE) this.truncate(record);
         return;
@@ -184,6 +189,13 @@ export class Replay {
       default:
         this.applyBlocks(record);
     }
+  }
+
+  /** The server was started with other settings; only one of them matters to pages. */
+  private changeParameters(record: WalRecord): void {
+    const walLogHints = record.view.getUint8(record.mainOffset + 24) !== 0;
+    const hintBitsLogged = walLogHints || this.baseControl.dataChecksums;
+    this.context = new RedoContext({ version: this.version, hintBitsLogged });
   }
 
   private applyBlocks(record: WalRecord): void {

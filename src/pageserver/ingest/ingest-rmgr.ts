@@ -72,7 +72,7 @@ export function checkSupported(record: WalRecord, version: PgVersion): void {
   if (known === undefined || !UNDERSTOOD.has(record.rmgr)) {
     throw unsupported(record, `resource manager ${rmgrName(record.rmgr)} is not supported yet`);
   }
-  if (!known.operations.includes(record.info & known.mask)) {
+  if (!known.operations.has(record.info & known.mask)) {
     throw unsupported(record, `${rmgrName(record.rmgr)} has no operation 0x${record.info.toString(16)}`);
   }
 }
