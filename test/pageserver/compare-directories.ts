@@ -17,7 +17,8 @@ export async function compareDirectories(
   ours: string,
   version: PgVersion,
 ): Promise<Comparison> {
-  const comparison = await DirectoryComparison.open(theirs, version, new RealFiles());
+  const server = { directory: theirs, version, madeBy: "primary" } as const;
+  const comparison = await DirectoryComparison.open(server, new RealFiles());
   for (const entry of readdirSync(ours, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);

@@ -13,7 +13,7 @@ function compare(make: Change, theirs: Change, ours: Change, about: object = {})
   for (const page of [left, right]) make(page);
   theirs(left);
   ours(right);
-  return comparePages(left, right, { dbOid: 5, fork: Fork.Main, block: 7, ...about });
+  return comparePages(left, right, { dbOid: 5, fork: Fork.Main, block: 7, madeBy: "primary", ...about });
 }
 
 const nothing: Change = () => undefined;
@@ -104,4 +104,13 @@ test("bits of a visibility map may be missing where a database was copied, but n
   assert.equal(compare(map, nothing, set(100, 0x03), inDatabase(16400)), undefined);
   assert.equal(compare(map, nothing, set(100, 0x1f), inDatabase(16400)), 100);
   assert.equal(compare(map, set(100, 0), nothing, inDatabase(16400)), 100);
+
+  // A recovery that was started again has lost some; one that was not has what we have.
+  for (const madeBy of ["recovery", "restarted-recovery"]) {
+    const about = { ...inDatabase(16400), madeBy };
+    assert.equal(compare(map, nothing, nothing, about), undefined);
+    assert.equal(compare(map, nothing, set(100, 0x03), about), 100);
+    assert.equal(compare(map, set(100, 0x03), nothing, about), madeBy === "recovery" ? 100 : undefined);
+    assert.equal(compare(map, set(100, 0x13), nothing, about), 100);
+  }
 });

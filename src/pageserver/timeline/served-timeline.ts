@@ -6,6 +6,7 @@ import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { TimelineStore } from "../../storage/store.ts";
+import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
 
@@ -91,7 +92,7 @@ export interface ServedTimeline {
    * base backup. Throws `not_checked` if that cannot be done.
    */
   verifyDirectory(
-    request: { directory: string; lsn: Lsn; recovered?: boolean },
+    request: { directory: string; lsn: Lsn; madeBy?: MadeBy },
     options: VerifyOptions,
   ): Promise<Verification>;
   /** Waits for layers that are being written. */

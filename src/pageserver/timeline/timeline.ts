@@ -23,6 +23,7 @@ import type { PageCache } from "../read/page-cache.ts";
 import { PageReader } from "../read/page-reader.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
+import type { MadeBy } from "../verify/compare-pages.ts";
 import { type Verification, type VerifyOptions, verifyDirectory } from "../verify/verify-directory.ts";
 import { findCommitAtOrBefore, hasCommitAfter } from "./commit-times.ts";
 import {
@@ -285,11 +286,11 @@ export class Timeline implements ServedTimeline {
   }
 
   async verifyDirectory(
-    request: { directory: string; lsn: Lsn; recovered?: boolean },
+    request: { directory: string; lsn: Lsn; madeBy?: MadeBy },
     options: VerifyOptions,
   ): Promise<Verification> {
     this.checkOpen();
-    const { directory, lsn, recovered = false } = request;
+    const { directory, lsn, madeBy = "primary" } = request;
     const end = this.last.endLsn;
     if (this.withoutPageHeader(lsn) > end) {
       throw new NeonError(
@@ -299,7 +300,7 @@ export class Timeline implements ServedTimeline {
     }
     const source = await this.backupSource(await this.recordBoundary(lsn), false);
     const { systemId } = this.cluster;
-    return verifyDirectory(source, { directory, systemId, recovered }, this.dependencies.files, options);
+    return verifyDirectory(source, { directory, systemId, madeBy }, this.dependencies.files, options);
   }
 
   async work(): Promise<TimelineWork> {

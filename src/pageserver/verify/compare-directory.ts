@@ -14,7 +14,7 @@ import { parseSlruPath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { Yielder } from "../../storage/yielder.ts";
 import type { BackupTarget } from "../basebackup/backup-target.ts";
-import { comparePages } from "./compare-pages.ts";
+import { type MadeBy, comparePages } from "./compare-pages.ts";
 
 export interface Difference {
   /** Relative to the data directory. */
@@ -63,6 +63,13 @@ interface Piece {
   isLast: boolean;
 }
 
+/** Whose files are compared. */
+export interface ComparedServer {
+  readonly directory: string;
+  readonly version: PgVersion;
+  readonly madeBy: MadeBy;
+}
+
 export class DirectoryComparison implements BackupTarget {
   readonly differences: Difference[] = [];
   /** Differences beyond those that are kept. */
@@ -72,6 +79,7 @@ export class DirectoryComparison implements BackupTarget {
   private readonly root: string;
   private readonly version: PgVersion;
   private readonly files: Files;
+  private readonly madeBy: MadeBy;
   private readonly paths: ReadonlySet<string>;
   /** Relations that are not logged, by name: only their init forks are. */
   private readonly unlogged: ReadonlySet<string>;
@@ -84,28 +92,29 @@ export class DirectoryComparison implements BackupTarget {
   private readonly ours = new PageBuffer();
 
   private constructor(
-    root: string,
-    version: PgVersion,
+    server: ComparedServer,
     files: Files,
     found: { paths: ReadonlySet<string>; unlogged: ReadonlySet<string> },
   ) {
-    this.root = root;
-    this.version = version;
+    this.root = server.directory;
+    this.version = server.version;
+    this.madeBy = server.madeBy;
     this.files = files;
     this.paths = found.paths;
     this.unlogged = found.unlogged;
   }
 
   /** Looks at which files there are. */
-  static async open(root: string, version: PgVersion, files: Files): Promise<DirectoryComparison> {
+  static async open(server: ComparedServer, files: Files): Promise<DirectoryComparison> {
+    const { directory, version } = server;
     const paths = new Set<string>();
     const unlogged = new Set<string>();
-    for (const path of await filesBelow(root)) {
+    for (const path of await filesBelow(directory)) {
       paths.add(path);
       const relation = parseRelationPath(path, version);
       if (relation?.fork === Fork.Init) unlogged.add(nameOf(relation));
     }
-    return new DirectoryComparison(root, version, files, { paths, unlogged });
+    return new DirectoryComparison(server, files, { paths, unlogged });
   }
 
   directory(): void {
@@ -230,7 +239,7 @@ export class DirectoryComparison implements BackupTarget {
     const block = relation.segment * RELATION_SEGMENT_PAGES + (at + offset) / PAGE_SIZE;
     this.pages++;
     try {
-      const byte = comparePages(theirs, ours, { dbOid: relation.dbOid, fork: relation.fork, block });
+      const byte = comparePages(theirs, ours, { ...relation, block, madeBy: this.madeBy });
       if (byte === undefined) return;
       const [there, here] = [theirs.bytes[byte] ?? 0, ours.bytes[byte] ?? 0];
       this.differ(piece.path, `${hex(there)} in the directory, ${hex(here)} in the backup`, { block, byte });

@@ -19,16 +19,27 @@ const SEQUENCE_MAGIC = 0x1717;
 const FIRST_USER_OID = 16384;
 
 /**
+ * How the server came by its pages, which decides in what its visibility maps may differ from ours: as a primary, by
+ * recovery from one checkpoint on, or by a recovery that was stopped and started again.
+ */
+export type MadeBy = "primary" | "recovery" | "restarted-recovery";
+
+/**
  * The first byte in which the server's page and ours differ, or undefined. Changes both. Throws `corrupt` for a page
  * whose header makes no sense.
  */
 export function comparePages(
   theirs: PageBuffer,
   ours: PageBuffer,
-  page: { readonly dbOid: number; readonly fork: number; readonly block: number },
+  page: {
+    readonly dbOid: number;
+    readonly fork: number;
+    readonly block: number;
+    readonly madeBy: MadeBy;
+  },
 ): number | undefined {
   if (isNewPage(theirs) && isNewPage(ours)) return undefined;
-  if (page.fork === Fork.VisibilityMap) return compareMaps(theirs, ours, page.dbOid >= FIRST_USER_OID);
+  if (page.fork === Fork.VisibilityMap) return compareMaps(theirs, ours, page);
   if (isNewPage(theirs) || isNewPage(ours)) {
     // A server that extends a table may set up a page on which then nothing is put, or logged.
     return isEmptyHeap(theirs) && isNewPage(ours) ? undefined : firstDifference(theirs, ours);
@@ -55,15 +66,27 @@ function isEmptyHeap(page: PageBuffer): boolean {
 }
 
 /**
- * The mask would hide the whole map, so its bits are compared as they are. When CREATE DATABASE copies a map page by
- * page (STRATEGY = wal_log), it takes all bits for the hole of the page and does not log them (storage/buffer/bufmgr.c,
- * RelationCopyStorageUsingBuffer): where that may have happened, recovery has fewer bits than the server. More would be
- * wrong anywhere.
+ * The mask would hide the whole map, so its bits are compared as they are, but for two things.
+ *
+ * When CREATE DATABASE copies a map page by page (STRATEGY = wal_log), it takes all bits for the hole of the page and
+ * does not log them (storage/buffer/bufmgr.c, RelationCopyStorageUsingBuffer): where that may have happened, recovery
+ * has fewer bits than the primary. More would be wrong anywhere.
+ *
+ * When recovery is started again from a checkpoint before the point that its pages had reached, it clears bits a second
+ * time, whatever the LSN of the page, but does not set them again on a page that is newer (access/heap/heapam.c,
+ * heap_xlog_visible): then it has fewer bits than recovery in one go.
  */
-function compareMaps(theirs: PageBuffer, ours: PageBuffer, mayLackBits: boolean): number | undefined {
+function compareMaps(
+  theirs: PageBuffer,
+  ours: PageBuffer,
+  page: { readonly dbOid: number; readonly madeBy: MadeBy },
+): number | undefined {
+  const weMayLack = page.madeBy === "primary" && page.dbOid >= FIRST_USER_OID;
+  const theyMayLack = page.madeBy === "restarted-recovery";
   for (let i = PAGE_HEADER_SIZE; i < PAGE_SIZE; i++) {
     const [there, here] = [theirs.bytes[i] as number, ours.bytes[i] as number];
-    if (there === here || (mayLackBits && (here & ~there) === 0)) continue;
+    if (there === here) continue;
+    if ((weMayLack && (here & ~there) === 0) || (theyMayLack && (there & ~here) === 0)) continue;
     return i;
   }
   return undefined;

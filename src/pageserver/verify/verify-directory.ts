@@ -10,6 +10,7 @@ import { type ControlFile, ClusterState, parseControlFile } from "../../postgres
 import { checkpointEndLsn } from "../../postgres/wal/start-point.ts";
 import { type BaseBackupSource, writeBackup } from "../basebackup/basebackup.ts";
 import { type Difference, DirectoryComparison } from "./compare-directory.ts";
+import type { MadeBy } from "./compare-pages.ts";
 
 export interface Verification {
   readonly pages: number;
@@ -23,10 +24,10 @@ export interface VerifiedDirectory {
   readonly directory: string;
   readonly systemId: bigint;
   /**
-   * Stock recovery made it, and not a compute: where it stopped is not in its control file, and its caller vouches
-   * for it.
+   * Where recovery has stopped is not in its control file: its caller vouches for it. A primary was shut down at the
+   * LSN of the backup.
    */
-  readonly recovered: boolean;
+  readonly madeBy: MadeBy;
 }
 
 export interface VerifyOptions {
@@ -46,7 +47,7 @@ export async function verifyDirectory(
   options: VerifyOptions,
 ): Promise<Verification> {
   await checkShutDownAt(source.lsn, where, files);
-  const comparison = await openComparison(where.directory, source, files);
+  const comparison = await openComparison(where, source, files);
   try {
     for await (const _ of writeBackup(source, comparison)) {
       options.signal.throwIfAborted();
@@ -66,12 +67,12 @@ export async function verifyDirectory(
 }
 
 async function openComparison(
-  directory: string,
+  { directory, madeBy }: VerifiedDirectory,
   source: BaseBackupSource,
   files: Files,
 ): Promise<DirectoryComparison> {
   try {
-    return await DirectoryComparison.open(directory, source.version, files);
+    return await DirectoryComparison.open({ directory, madeBy, version: source.version }, files);
   } catch (error) {
     throw notChecked(`${directory} cannot be read: ${messageOf(error)}`);
   }
@@ -92,7 +93,7 @@ async function checkShutDownAt(lsn: Lsn, where: VerifiedDirectory, files: Files)
   }
   if (control.systemId !== where.systemId) throw notChecked(`${directory} belongs to another cluster`);
   const { state } = control;
-  if (where.recovered) {
+  if (where.madeBy !== "primary") {
     if (state === ClusterState.ShutDown || state === ClusterState.ShutDownInRecovery) return;
     throw notChecked(`the recovery in ${directory} was not shut down`);
   }
