@@ -6,12 +6,22 @@ type Change =
   | { readonly kind: "write"; readonly bytes: Uint8Array; readonly position: number }
   | { readonly kind: "truncate"; readonly sizeBytes: number };
 
-/** Bytes that grow. */
+/** Bytes that grow, shared with a copy until one of both changes. */
 class Content {
   bytes: Uint8Array = new Uint8Array(0);
   length = 0;
+  private shared = false;
+
+  copy(): Content {
+    const copy = new Content();
+    copy.bytes = this.bytes;
+    copy.length = this.length;
+    copy.shared = this.shared = true;
+    return copy;
+  }
 
   put(bytes: Uint8Array, position: number): void {
+    this.unshare();
     const end = position + bytes.length;
     if (end > this.length) this.resize(end);
     this.bytes.set(bytes, position);
@@ -24,6 +34,7 @@ class Content {
   }
 
   resize(sizeBytes: number): void {
+    this.unshare();
     if (sizeBytes > this.bytes.length) {
       const grown = new Uint8Array(Math.max(sizeBytes, this.bytes.length * 2));
       grown.set(this.bytes.subarray(0, this.length));
@@ -33,6 +44,11 @@ class Content {
     this.length = sizeBytes;
   }
 
+  private unshare(): void {
+    if (this.shared) this.bytes = this.bytes.slice();
+    this.shared = false;
+  }
+
   apply(change: Change): void {
     if (change.kind === "truncate") this.resize(change.sizeBytes);
     else this.put(change.bytes, change.position);
@@ -40,9 +56,18 @@ class Content {
 }
 
 export class DurableFile {
-  private readonly now = new Content();
-  private readonly durable = new Content();
+  private now = new Content();
+  private durable = new Content();
   private changes: Change[] = [];
+
+  /** Another file that is as this one is now. */
+  copy(): DurableFile {
+    const copy = new DurableFile();
+    copy.now = this.now.copy();
+    copy.durable = this.durable.copy();
+    copy.changes = [...this.changes];
+    return copy;
+  }
 
   get sizeBytes(): number {
     return this.now.length;
@@ -84,14 +109,14 @@ export class DurableFile {
   /** What is on disk after a power loss: of each change since the last sync all, nothing, or some sectors. */
   afterPowerLoss(random: () => number): DurableFile {
     const after = new DurableFile();
-    after.now.put(this.durable.bytes.subarray(0, this.durable.length), 0);
+    after.now = this.durable.copy();
     for (const change of this.changes) {
       const fate = random() % 3;
       if (fate === 0) continue;
       if (fate === 1 || change.kind === "truncate") after.now.apply(change);
       else after.now.putSectors(change.bytes, change.position, random);
     }
-    after.durable.put(after.content(), 0);
+    after.durable = after.now.copy();
     return after;
   }
 

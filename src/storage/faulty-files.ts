@@ -99,6 +99,11 @@ export class FaultyFiles implements Files {
     return new FaultyFiles(this.options, this.tree);
   }
 
+  /** A file system with the same names and files, each of both for itself from now on. */
+  copy(): FaultyFiles {
+    return new FaultyFiles(this.options, this.tree.copy());
+  }
+
   /** Makes a directory and its parents as if they had always been there. */
   addDirectory(directory: string): void {
     let path = "";

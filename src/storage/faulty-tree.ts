@@ -131,6 +131,22 @@ export class FaultyTree {
     return after;
   }
 
+  /** Another tree with the same files, of which both may be changed. What is not durable counts as durable. */
+  copy(): FaultyTree {
+    const copyOf = (directory: Directory): Directory => {
+      const copy = new Directory();
+      for (const [name, entry] of directory.entries) {
+        const same = entry instanceof Directory ? copyOf(entry) : entry.copy();
+        copy.entries.set(name, same);
+        copy.durable.set(name, same);
+      }
+      return copy;
+    };
+    const tree = new FaultyTree();
+    tree.root = copyOf(this.root);
+    return tree;
+  }
+
   private apply(change: Change): void {
     for (const edit of change.edits) applyEdit(edit, edit.directory.entries);
     this.pending.push(change);

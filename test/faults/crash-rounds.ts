@@ -161,8 +161,8 @@ class CrashSite implements AsyncDisposable {
     const exited = gone ? undefined : once(child, "exit");
     child.kill("SIGKILL");
     await exited;
+    assert.ok(!gone && child.signalCode === "SIGKILL", "it ran until it was killed");
     this.child = undefined;
-    assert.ok(gone ? false : child.signalCode === "SIGKILL", "it ran until it was killed");
   }
 
   /** From a start to the kill. */
@@ -182,9 +182,12 @@ class CrashSite implements AsyncDisposable {
     // Enough for a while, but not for all of the branch.
     compute.limit = Math.min(this.wal.endLsn, compute.limit + random.below(900_000));
     const changes = this.changeBranches();
+    // It is waited for below.
+    changes.catch(() => undefined);
     await sleep(random.pick([0, 3, 10, 30, 80]) + random.below(20));
-    await this.kill();
-    await changes;
+    const [, changed] = await Promise.allSettled([this.kill(), changes]);
+    if (changed.status === "rejected") throw changed.reason;
+    assert.equal(this.child, undefined, `it ran until it was killed; its log:\n${this.log}`);
     assert.deepEqual(compute.violations, []);
   }
 
@@ -230,11 +233,15 @@ class CrashSite implements AsyncDisposable {
     this.branches.set(next, lsn);
   }
 
+  /** Refused while it has children. */
   private async remove(name: string): Promise<void> {
+    const lsn = this.branches.get(name) ?? 0;
     this.uncertain.add(name);
     this.branches.delete(name);
-    await this.ok("DELETE", `${this.tenant}/branch/${name}`);
+    const response = await this.fetch("DELETE", `${this.tenant}/branch/${name}`);
+    assert.ok(response.ok || response.status === 409, `delete ${name}: ${response.status}`);
     this.uncertain.delete(name);
+    if (!response.ok) this.branches.set(name, lsn);
   }
 
   /** A branch at the very beginning that takes in the same WAL from there. */

@@ -1,11 +1,7 @@
 /**
  * Runs a story once for every call that it makes to the file system and every fault that may happen there, and has
- * what the disk then holds looked at. Two threads share the work.
+ * what the disk then holds looked at.
  */
-import assert from "node:assert/strict";
-import { availableParallelism } from "node:os";
-import type { TestContext } from "node:test";
-import { Worker } from "node:worker_threads";
 import { AssertionError, NeonError } from "../../src/base/errors.ts";
 import {
   type CallKind,
@@ -15,6 +11,7 @@ import {
   PowerLossError,
 } from "../../src/storage/faulty-files.ts";
 import { SeededRandom } from "../support/random.ts";
+import { type Share, type ShareResult, described } from "./threads.ts";
 
 /** What is looked at after the fault. */
 export type Aftermath = "power loss" | "kill" | "kill, then power loss";
@@ -43,20 +40,6 @@ export interface Story<S> {
   readonly files?: { readonly interleave?: boolean; readonly direct?: boolean };
 }
 
-/** What a thread is to do: every `shares`th point from `share` on. */
-export interface Share {
-  readonly story: string;
-  readonly seed: number;
-  readonly share: number;
-  readonly shares: number;
-}
-
-export interface ShareResult {
-  readonly calls: number;
-  readonly points: number;
-  readonly failure: string | undefined;
-}
-
 /** Points that are run at the same time in a thread: many wait for space on the disk now and then. */
 const PARALLEL = 12;
 
@@ -80,41 +63,11 @@ function pointsOf(kind: CallKind, call: number): Point[] {
   return points;
 }
 
-/** Every fault at every call of a story that `stories.ts` knows. */
-export async function faultEverywhere(
-  t: TestContext,
-  story: string,
-  atLeast: { readonly calls: number; readonly points: number },
-): Promise<void> {
-  const { seed } = SeededRandom.forTest(t);
-  const shares = Math.min(2, availableParallelism());
-  const results = await Promise.all(
-    Array.from({ length: shares }, (_, share) => inThread({ story, seed, share, shares })),
-  );
-  const points = results.reduce((total, result) => total + result.points, 0);
-  const [first] = results;
-  t.diagnostic(`${first?.calls} calls, ${points} points`);
-  for (const { failure } of results) assert.equal(failure, undefined, `NEON_TEST_SEED=${seed}: ${failure}`);
-  assert.ok(first && first.calls >= atLeast.calls && points >= atLeast.points, `${points} points`);
-}
-
-/** Away from the test runner, which follows every promise. */
-async function inThread(share: Share): Promise<ShareResult> {
-  const worker = new Worker(new URL("everywhere-worker.ts", import.meta.url), { workerData: share });
-  try {
-    return await new Promise((resolve, reject) => {
-      worker.once("message", resolve).once("error", reject);
-      worker.once("exit", (code) => {
-        reject(new Error(`the thread ended with ${code}`));
-      });
-    });
-  } finally {
-    await worker.terminate();
-  }
-}
-
-/** The work of one thread. */
-export async function runShare<S>(story: Story<S>, { seed, share, shares }: Share): Promise<ShareResult> {
+/** Every fault at every call of a story: the share of one thread. */
+export async function faultEverywhere<S>(
+  story: Story<S>,
+  { seed, share, shares }: Share,
+): Promise<ShareResult> {
   const clean = newRun(story, seed);
   await story.run(clean, story.begin());
   const { calls } = clean.files;
@@ -134,12 +87,7 @@ export async function runShare<S>(story: Story<S>, { seed, share, shares }: Shar
     }
   };
   await Promise.all(Array.from({ length: PARALLEL }, work));
-  return { calls: calls.length, points: count, failure };
-}
-
-function described(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return `${error.stack}${error.cause === undefined ? "" : `\ncaused by ${described(error.cause)}`}`;
+  return { counts: { points: count, calls: share === 0 ? calls.length : 0 }, failure };
 }
 
 function newRun<S>(story: Story<S>, seed: number): Run {

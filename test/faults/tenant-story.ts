@@ -4,7 +4,7 @@ import { ErrorCode, NeonError, systemCode } from "../../src/base/errors.ts";
 import { PowerLossError } from "../../src/storage/faulty-files.ts";
 import { SeededRandom } from "../support/random.ts";
 import type { Point, Run, Story } from "./everywhere.ts";
-import { Scene, TENANT } from "./scene.ts";
+import { Scene } from "./scene.ts";
 import { TINY_START, TinyWal } from "./tiny-cluster.ts";
 
 /** The same for all runs: only the disk differs. */
@@ -177,4 +177,3 @@ async function lookAtLies(scene: Scene, ledger: Ledger): Promise<void> {
 }
 
 export const tenantStory: Story<Ledger> = { begin: () => new Ledger(), run: live, check: look };
-export const TENANT_PATH = `/work/tenants/${TENANT}`;

@@ -1,0 +1,16 @@
+/** Ten thousand flipped bits, in every kind of file. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { inThreads } from "./threads.ts";
+
+const TRIALS = 10_000;
+
+test("a flipped bit is noticed, or has changed nothing", { timeout: 900_000 }, async (t) => {
+  const counts = await inThreads(t, "flips", TRIALS);
+  for (const kind of ["layer", "index", "WAL", "mark", "metadata", "ref", "tenant"]) {
+    assert.ok((counts[kind] ?? 0) > TRIALS / 20, `${counts[kind]} flips in files of kind ${kind}`);
+  }
+  for (const outcome of ["found when opened", "found when read", "found by the check"]) {
+    assert.ok((counts[outcome] ?? 0) > 100, `${counts[outcome]} were ${outcome}`);
+  }
+});

@@ -1,0 +1,26 @@
+/** What threads can be told to do, by name. */
+import { type Story, faultEverywhere } from "./everywhere.ts";
+import { flipBits } from "./flips.ts";
+import { storeStory } from "./store-story.ts";
+import { tenantStory } from "./tenant-story.ts";
+import type { Share, ShareResult } from "./threads.ts";
+import { directWalStory, walStory } from "./wal-story.ts";
+
+const story =
+  <S>(told: Story<S>) =>
+  (share: Share): Promise<ShareResult> =>
+    faultEverywhere(told, share);
+
+const TASKS: Readonly<Record<string, (share: Share) => Promise<ShareResult>>> = {
+  store: story(storeStory),
+  tenant: story(tenantStory),
+  wal: story(walStory),
+  "wal on the spot": story(directWalStory),
+  flips: flipBits,
+};
+
+export function runTask(share: Share): Promise<ShareResult> {
+  const task = TASKS[share.task];
+  if (task === undefined) throw new Error(`there is no task "${share.task}"`);
+  return task(share);
+}
