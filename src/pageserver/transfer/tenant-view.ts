@@ -1,0 +1,45 @@
+/** This pageserver's own timelines as a transfer sees them. */
+import { ErrorCode, NeonError } from "../../base/errors.ts";
+import type { TimelineId } from "../../base/ids.ts";
+import { lsnMax } from "../../base/lsn.ts";
+import type { ServedTimeline, TimelineExchange } from "../timeline/served-timeline.ts";
+import type { Tenant } from "../timeline/tenant.ts";
+import type { TenantView, TimelineView } from "./description.ts";
+
+/** All timelines that can be used. Those that are broken are left out, and what stands on them. */
+export function viewTenant(tenant: Tenant<ServedTimeline>): TenantView {
+  const view = new Map<TimelineId, TimelineView>();
+  for (const [id, entry] of tenant.timelineEntries()) {
+    if (entry.kind === "open") view.set(id, viewTimeline(tenant, entry.timeline));
+  }
+  return view;
+}
+
+function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline): TimelineView {
+  const { id, ancestor, startLsn, history } = timeline;
+  // WAL that is not in layers yet counts: it is put there before anything is built on it.
+  const endLsn = lsnMax(timeline.durableWalLsn, timeline.exchange?.store.durableLsn ?? startLsn);
+  return {
+    id,
+    ancestor,
+    startLsn,
+    endLsn,
+    history,
+    gcCutoffLsn: gcCutoffOf(timeline),
+    names: tenant.namesOf(id),
+    hasWriter: timeline.writer !== undefined,
+  };
+}
+
+export function gcCutoffOf(timeline: ServedTimeline): TimelineView["gcCutoffLsn"] {
+  return timeline.startLsn;
+}
+
+/** What is needed to give or take data. */
+export function exchangeOf(timeline: ServedTimeline): TimelineExchange {
+  const { exchange } = timeline;
+  if (exchange === undefined) {
+    throw new NeonError(ErrorCode.Unsupported, `timeline ${timeline.id} cannot be pushed or pulled`);
+  }
+  return exchange;
+}
