@@ -5,7 +5,7 @@
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
-import type { TimelineStore } from "../../storage/store.ts";
+import type { AdoptedLayer, TimelineStore } from "../../storage/store.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
@@ -44,7 +44,25 @@ export interface WriterStatus {
   readonly error: string | undefined;
 }
 
+/** What pushing and pulling needs of a timeline beyond what it serves. */
+export interface TimelineExchange {
+  readonly store: TimelineStore;
+  /** Puts what is in memory into layer files. */
+  checkpoint(): Promise<void>;
+  /**
+   * Makes the timeline longer by layers from elsewhere; nobody may write to it, and everything must be in layer files.
+   * Its history goes first, so that no WAL is ever without its writer. The files are moved.
+   */
+  extend(change: {
+    history: readonly HistoryEntry[];
+    layers: readonly AdoptedLayer[];
+    endLsn: Lsn;
+  }): Promise<void>;
+}
+
 export interface ServedTimeline {
+  /** Undefined where pushing and pulling is not possible. */
+  readonly exchange?: TimelineExchange | undefined;
   readonly id: TimelineId;
   readonly ancestor: AncestorPoint | undefined;
   readonly cluster: ClusterIdentity;

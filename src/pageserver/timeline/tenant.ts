@@ -46,6 +46,21 @@ interface TenantMetadata {
   readonly cluster: ClusterIdentity | undefined;
 }
 
+/** What may be done within `Tenant.publishTimelines`. */
+export interface Publication<T extends ServedTimeline> {
+  /** Throws `exists`. */
+  checkIdFree(id: TimelineId): void;
+  /** A timeline whose files `fill` puts into the directory, opened. */
+  place(options: {
+    id: TimelineId;
+    cluster: ClusterIdentity;
+    ancestor: { timeline: T; lsn: Lsn } | undefined;
+    fill: (directory: string) => Promise<void>;
+  }): Promise<T>;
+  /** Gives a timeline a branch's name, unless it has it already. Throws `exists` if another one has it. */
+  name(name: string, id: TimelineId): Promise<void>;
+}
+
 /** A branch together with what it names. */
 export interface Branch {
   readonly ref: Ref;
@@ -156,6 +171,16 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     return this.refs.namesOf(timelineId)[0];
   }
 
+  /** All names of a timeline, sorted. */
+  namesOf(timelineId: TimelineId): string[] {
+    return this.refs.namesOf(timelineId);
+  }
+
+  /** All timelines, with those that have no name. */
+  timelineEntries(): ReadonlyMap<TimelineId, TimelineEntry<T>> {
+    return this.timelines.settled();
+  }
+
   /** Throws `not_found`, or what keeps the timeline from being opened. */
   timeline(id: TimelineId): T {
     return this.timelines.get(id);
@@ -253,6 +278,40 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     );
     const isAlive = (id: TimelineId): boolean => this.timelines.settled().has(id);
     return checkTenant(survey, files, { ...options, isAlive });
+  }
+
+  /**
+   * Runs a change in which timelines are placed and at last named. If it fails, what was placed is removed again; a
+   * crash leaves timelines that nothing names.
+   */
+  async publishTimelines<R>(job: (publication: Publication<T>) => Promise<R>): Promise<R> {
+    return this.changes.run(async () => {
+      const placed: TimelineId[] = [];
+      const publication: Publication<T> = {
+        checkIdFree: (id) => {
+          this.timelines.checkFree(id);
+        },
+        place: async (options) => {
+          const timeline = await this.timelines.place(options);
+          placed.push(options.id);
+          await this.adoptCluster(timeline);
+          return timeline;
+        },
+        name: async (name, id) => {
+          if (this.refs.get(name)?.timelineId === id) return;
+          this.checkNameFree(name);
+          await this.refs.update(name, undefined, id);
+        },
+      };
+      try {
+        const result = await job(publication);
+        for (const id of placed) this.timelines.settle(id);
+        return result;
+      } catch (error) {
+        for (const id of placed.reverse()) await this.timelines.discard(id);
+        throw error;
+      }
+    });
   }
 
   /** Runs a change of a timeline's right to write; changes of one tenant never overlap. */

@@ -15,8 +15,7 @@ import { nextRecordLsn } from "../../postgres/wal/layout.ts";
 import type { StoreCache } from "../../storage/store-cache.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { type BaseBackupSource, baseBackup } from "../basebackup/basebackup.ts";
-import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
-import { decodeRecordWindow } from "../ingest/record-index.ts";
+import { windowOfLsn } from "../ingest/keyspace.ts";
 import { RedoVerifier } from "../ingest/verify-redo.ts";
 import { makeReconstructor } from "../read/make-reconstructor.ts";
 import type { PageCache } from "../read/page-cache.ts";
@@ -35,7 +34,15 @@ import {
   writeTimelineMetadata,
 } from "./metadata.ts";
 import { type BoundaryIndex, type RecordBoundary, findRecordBoundary } from "./record-boundary.ts";
-import type { ClusterIdentity, ServedTimeline, TimelineWork, WriterStatus } from "./served-timeline.ts";
+import type {
+  ClusterIdentity,
+  ServedTimeline,
+  TimelineExchange,
+  TimelineWork,
+  WriterStatus,
+} from "./served-timeline.ts";
+import { lastStoredStart, storedWindow } from "./stored-windows.ts";
+import { neverComes, waitsForSpace } from "./timeline-errors.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
@@ -165,7 +172,7 @@ export class Timeline implements ServedTimeline {
     const epoch = newWriterEpoch(this.dependencies.random);
     const lsn = intake.resumeLsn;
     const writer: StoredWriter = { name: request.name, epoch, source: request.source };
-    await this.saveMetadata({ history: [...this.metadata.history, { startLsn: lsn, epoch }], writer });
+    await this.saveMetadata({ history: [...this.historyBelow(lsn), { startLsn: lsn, epoch }], writer });
     this.receive(writer, intake);
     return { epoch, lsn };
   }
@@ -322,6 +329,42 @@ export class Timeline implements ServedTimeline {
     await this.intake?.checkpoint();
   }
 
+  get exchange(): TimelineExchange {
+    return this;
+  }
+
+  async extend(change: Parameters<TimelineExchange["extend"]>[0]): Promise<void> {
+    this.checkOpen();
+    assert(this.metadata.writer === undefined, "a timeline that is written to is not extended");
+    const endLsn = this.store.durableLsn;
+    assert(endLsn === this.lastRecordLsn, "a timeline is extended when it is in layer files");
+    // All WAL is in layers, and what follows does not continue it.
+    await this.intake?.close();
+    this.intake = undefined;
+    const { files } = this.dependencies;
+    await files.removeTree(join(this.directory, "wal"));
+    await files.syncDirectory(this.directory);
+    try {
+      await this.saveMetadata({
+        history: [...this.historyBelow(endLsn), ...change.history],
+        writer: undefined,
+      });
+      await this.store.adopt(change.layers, change.endLsn);
+    } finally {
+      if (this.hasWal) await this.openIntake();
+    }
+  }
+
+  /** Whether there is anything to be taken in: WAL of a writer of its own, or what was received from elsewhere. */
+  private get hasWal(): boolean {
+    return this.metadata.history.length > 0 || this.store.durableLsn > this.start.endLsn;
+  }
+
+  /** Entries at or above the end of the timeline say nothing: no WAL was written under them. */
+  private historyBelow(lsn: Lsn): readonly HistoryEntry[] {
+    return this.metadata.history.filter((entry) => entry.startLsn < lsn);
+  }
+
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
@@ -342,8 +385,8 @@ export class Timeline implements ServedTimeline {
 
   /** After opening: replays stored WAL and goes on following the writer. */
   async resume(): Promise<void> {
-    const { writer, history } = this.metadata;
-    if (history.length === 0) return;
+    const { writer } = this.metadata;
+    if (!this.hasWal) return;
     const intake = await this.openIntake();
     if (writer && !intake.failure) this.receive(writer, intake);
   }
@@ -388,26 +431,9 @@ export class Timeline implements ServedTimeline {
     const lsn = this.store.durableLsn;
     if (lsn <= this.start.endLsn) return this.start;
     // The record before the end of the layers is the last of its window, so the index need not know what follows.
-    const starts = await this.lastStoredStart(lsn);
+    const starts = await lastStoredStart(this.store, { belowLsn: lsn, fromLsn: this.start.endLsn });
     assert(starts !== undefined, `the record index knows the record that ends at ${formatLsn(lsn)}`);
     return { previousLsn: starts, endLsn: lsn };
-  }
-
-  private async lastStoredStart(lsn: Lsn): Promise<Lsn | undefined> {
-    const lowest = windowOfLsn(this.start.endLsn);
-    for (let window = windowOfLsn(lsn); window >= lowest; window--) {
-      const found = (await this.storedWindow(window, lsn)).findLast(
-        (start) => start < lsn && start >= this.start.endLsn,
-      );
-      if (found !== undefined) return found;
-    }
-    return undefined;
-  }
-
-  private async storedWindow(window: number, lsn: Lsn): Promise<readonly Lsn[]> {
-    const { values } = await this.store.get(recordWindowKey(window), lsn);
-    const value = values[0];
-    return value === undefined ? [] : decodeRecordWindow(window, value.bytes);
   }
 
   private boundaryIndex(): BoundaryIndex {
@@ -419,7 +445,7 @@ export class Timeline implements ServedTimeline {
       windowStarts: async (window) => {
         const open = this.intake?.openWindow;
         if (open?.window === window) return open.starts;
-        return this.storedWindow(window, this.lastRecordLsn);
+        return storedWindow(this.store, window, this.lastRecordLsn);
       },
     };
   }
@@ -461,22 +487,4 @@ export class Timeline implements ServedTimeline {
   private checkOpen(): void {
     if (this.closed) throw new NeonError(ErrorCode.Unreachable, "the pageserver is shutting down");
   }
-}
-
-function waitsForSpace(cause: Error): NeonError {
-  return new NeonError(
-    ErrorCode.Resource,
-    `the pageserver cannot write WAL, so commits wait: ${messageOf(cause)}`,
-    { hint: "Make room on its disk; it goes on by itself.", cause },
-  );
-}
-
-function neverComes(wanted: Lsn, end: Lsn): NeonError {
-  return new NeonError(
-    ErrorCode.NotFound,
-    `${formatLsn(wanted)} will not come: nobody writes to the timeline, which ends at ${formatLsn(end)}`,
-    {
-      data: { wanted: formatLsn(wanted), end: formatLsn(end) },
-    },
-  );
 }

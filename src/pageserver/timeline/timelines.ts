@@ -158,6 +158,20 @@ export class Timelines<T extends ServedTimeline> {
     );
   }
 
+  /** Opens a timeline whose files `fill` puts into its directory; it counts from `settle` on. */
+  async place(options: {
+    id: TimelineId;
+    cluster: ClusterIdentity;
+    ancestor: { timeline: T; lsn: Lsn } | undefined;
+    fill: (directory: string) => Promise<void>;
+  }): Promise<T> {
+    const { fill, ...rest } = options;
+    return this.build(options.id, async (directory) => {
+      await fill(directory);
+      return this.dependencies.timelines.open({ ...rest, directory });
+    });
+  }
+
   /** A timeline that was just built has got its name. */
   settle(id: TimelineId): void {
     this.unsettled.delete(id);

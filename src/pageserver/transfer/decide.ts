@@ -94,8 +94,7 @@ function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): De
   let before = common && { timelineId: common.owner.id, lsn: common.lsn };
   for (const [index, span] of spans.entries()) {
     const isExtension = index === 0 && common !== undefined && canGrow(common, span.timelineId);
-    const timelineId =
-      isExtension || !taken.has(span.timelineId) ? span.timelineId : input.newTimelineId();
+    const timelineId = isExtension || !taken.has(span.timelineId) ? span.timelineId : input.newTimelineId();
     checkHistoryKept(chain, [span], isExtension);
     taken.add(timelineId);
     steps.push({

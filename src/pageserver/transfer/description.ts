@@ -45,7 +45,8 @@ export function chainOf(view: TenantView, id: TimelineId, endLsn?: Lsn): ChainSe
   while (next !== undefined) {
     const { timelineId, lsn }: { timelineId: TimelineId; lsn: Lsn | undefined } = next;
     const timeline = view.get(timelineId);
-    if (timeline === undefined) throw corrupt(`timeline ${timelineId} is missing`, { timeline_id: timelineId });
+    if (timeline === undefined)
+      throw corrupt(`timeline ${timelineId} is missing`, { timeline_id: timelineId });
     if (chain.length >= view.size) throw corrupt(`the ancestors of timeline ${id} go in a circle`);
     chain.push({
       timelineId,
@@ -109,7 +110,8 @@ export function parseDescription(value: unknown): TenantView {
   const fields = new JsonFields(value, "description", (message) => corrupt(message));
   const view = new Map<TimelineId, TimelineView>();
   const listed = fields.objects("timelines");
-  if (listed.length > TIMELINES_MAX) throw fields.wrong("timelines", `must have at most ${TIMELINES_MAX} entries`);
+  if (listed.length > TIMELINES_MAX)
+    throw fields.wrong("timelines", `must have at most ${TIMELINES_MAX} entries`);
   let entries = 0;
   for (const timeline of listed) {
     const parsed = parseTimeline(timeline);
@@ -121,7 +123,8 @@ export function parseDescription(value: unknown): TenantView {
   for (const { id, ancestor, startLsn } of view.values()) {
     const parent = ancestor && view.get(ancestor.timelineId);
     if (ancestor === undefined) continue;
-    const fits = parent && startLsn === ancestor.lsn && ancestor.lsn >= parent.startLsn && ancestor.lsn <= parent.endLsn;
+    const fits =
+      parent && startLsn === ancestor.lsn && ancestor.lsn >= parent.startLsn && ancestor.lsn <= parent.endLsn;
     if (!fits) throw corrupt(`timeline ${id} begins where its ancestor is not`, { timeline_id: id });
   }
   return view;

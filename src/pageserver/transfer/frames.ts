@@ -64,7 +64,10 @@ export type Message =
   | { readonly type: typeof FrameType.LayerEnd; readonly layer: number; readonly digest: Uint8Array }
   | { readonly type: typeof FrameType.Ack; readonly count: number }
   | {
-      readonly type: Exclude<FrameType, typeof FrameType.Chunk | typeof FrameType.LayerEnd | typeof FrameType.Ack>;
+      readonly type: Exclude<
+        FrameType,
+        typeof FrameType.Chunk | typeof FrameType.LayerEnd | typeof FrameType.Ack
+      >;
       readonly value: unknown;
     };
 
@@ -109,8 +112,10 @@ export async function decodeChunk(frame: Uint8Array): Promise<Chunk> {
   } else if (encoding !== ENCODING_PLAIN) {
     throw corrupt(`${where} has encoding ${encoding}`, { layer, chunk, encoding });
   }
-  if (bytes.length !== size) throw corrupt(`${where} has ${bytes.length} bytes, not ${size}`, { layer, chunk });
-  if (!sameBytes(sha256(bytes), digest)) throw corrupt(`${where} does not match its SHA-256`, { layer, chunk });
+  if (bytes.length !== size)
+    throw corrupt(`${where} has ${bytes.length} bytes, not ${size}`, { layer, chunk });
+  if (!sameBytes(sha256(bytes), digest))
+    throw corrupt(`${where} does not match its SHA-256`, { layer, chunk });
   return { layer, chunk, bytes, digest };
 }
 
@@ -172,7 +177,8 @@ export async function receiveMessage(channel: Channel): Promise<Message> {
     expected = type;
     parts.push(frame.subarray(2));
     size += frame.length - 2;
-    if (size > MESSAGE_SIZE_MAX) throw corrupt(`a message of type ${type} is too long`, { type, length: size });
+    if (size > MESSAGE_SIZE_MAX)
+      throw corrupt(`a message of type ${type} is too long`, { type, length: size });
     if (frame[1] === 0) return { type, value: await readJson(parts, type) };
   }
 }

@@ -129,8 +129,12 @@ function checkClusters(ours: PeerCluster, theirs: PeerCluster): void {
 }
 
 function mismatch(what: string, ours: number, theirs: number): NeonError {
-  return new NeonError(ErrorCode.Unsupported, `${what} ${ours} here, ${theirs} there: they do not go together`, {
-    hint: "Both sides need the same version of this tool and of Postgres.",
-    data: { what, ours, theirs },
-  });
+  return new NeonError(
+    ErrorCode.Unsupported,
+    `${what} ${ours} here, ${theirs} there: they do not go together`,
+    {
+      hint: "Both sides need the same version of this tool and of Postgres.",
+      data: { what, ours, theirs },
+    },
+  );
 }

@@ -95,7 +95,8 @@ function renderLayer({ descriptor, fingerprint }: PlannedLayer): object {
 export function parsePlan(value: unknown): TransferPlan {
   const fields = new JsonFields(value, "plan", (message) => corrupt(message));
   const result = fields.text("result");
-  if (result !== "created" && result !== "updated") throw fields.wrong("result", "must be created or updated");
+  if (result !== "created" && result !== "updated")
+    throw fields.wrong("result", "must be created or updated");
   const listed = fields.objects("steps");
   if (listed.length === 0 || listed.length > STEPS_MAX) {
     throw fields.wrong("steps", `must have from 1 to ${STEPS_MAX} entries`);
@@ -107,7 +108,10 @@ export function parsePlan(value: unknown): TransferPlan {
     if (ids.has(parsed.timelineId)) throw step.wrong("id", "is used twice");
     ids.add(parsed.timelineId);
     const before = steps.at(-1);
-    if (before && (parsed.ancestor?.timelineId !== before.timelineId || parsed.ancestor.lsn !== before.toLsn)) {
+    if (
+      before &&
+      (parsed.ancestor?.timelineId !== before.timelineId || parsed.ancestor.lsn !== before.toLsn)
+    ) {
       throw step.wrong("ancestor", "must be the end of the step before");
     }
     steps.push(parsed);
@@ -119,7 +123,8 @@ export function parsePlan(value: unknown): TransferPlan {
 
 function checkTotals(plan: TransferPlan): void {
   const layers = planLayers(plan);
-  if (layers.length > LAYERS_MAX) throw corrupt(`the plan has ${layers.length} layers`, { layers: layers.length });
+  if (layers.length > LAYERS_MAX)
+    throw corrupt(`the plan has ${layers.length} layers`, { layers: layers.length });
   const entries = plan.steps.reduce((total, step) => total + step.history.length, 0);
   if (entries > HISTORY_MAX) throw corrupt(`the plan has ${entries} entries of history`, { entries });
   const bytes = planBytes(plan);
@@ -138,10 +143,12 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
   const toLsn = fields.lsn("to");
   const gcCutoffLsn = fields.lsn("cutoff");
   if (toLsn < fromLsn) throw fields.wrong("to", "must not lie below the start");
-  if (kind === "extend" && ancestor) throw fields.wrong("ancestor", "must be null for a timeline that exists");
+  if (kind === "extend" && ancestor)
+    throw fields.wrong("ancestor", "must be null for a timeline that exists");
   if (ancestor && ancestor.lsn !== fromLsn) throw fields.wrong("from", "must be where the ancestor is left");
   if (gcCutoffLsn > toLsn) throw fields.wrong("cutoff", "must not lie above the end");
-  if (kind === "extend" && gcCutoffLsn > fromLsn) throw fields.wrong("cutoff", "must not lie above the start");
+  if (kind === "extend" && gcCutoffLsn > fromLsn)
+    throw fields.wrong("cutoff", "must not lie above the start");
   const history = parseHistory(fields, fromLsn);
   const last = history.at(-1);
   if (last && last.startLsn >= toLsn) throw fields.wrong("history", "must lie below the end");
@@ -171,7 +178,8 @@ function parseLayer(
   if (startLsn < step.fromLsn) throw fields.wrong("start", "must not lie below that of its step");
   if (endLsn > step.toLsn) throw fields.wrong("end", "must not lie above that of its step");
   const isBackward = kind === "delta" ? endLsn < startLsn : endLsn !== startLsn;
-  if (isBackward) throw fields.wrong("end", `must fit the start of ${kind === "delta" ? "a delta" : "an image"}`);
+  if (isBackward)
+    throw fields.wrong("end", `must fit the start of ${kind === "delta" ? "a delta" : "an image"}`);
   // What an extension has at its start is there already.
   if (kind === "image" && step.kind === "extend" && startLsn === step.fromLsn) {
     throw fields.wrong("start", "must lie above that of its step");
