@@ -33,6 +33,8 @@ export interface MergeJob {
   readonly fileBytesMax: number;
   /** Keys at which a file is closed in any case, in order. */
   readonly cuts?: readonly Key[];
+  /** Versions to leave out. */
+  readonly omit?: (prefix: KeyPrefix, block: number, lsn: number) => boolean;
   /** A fresh path for each file. */
   readonly newPath: () => string;
   /** Called now and then with the bytes that have been written since. Throws to end the merge. */
@@ -125,6 +127,7 @@ class Output implements AsyncDisposable {
     const { lsn, flags, bytes } = value;
     if (lsn > job.endLsn || lsn < job.startLsn || (lsn === job.startLsn && !job.startInclusive)) return;
     assert(writer !== undefined && prefix !== undefined, "a key has begun");
+    if (job.omit?.(prefix, this.block, lsn)) return;
     if (lsn <= this.lastLsn) {
       throw new Error(`two layers hold ${formatKey(makeKey(prefix, this.block))} at LSN ${lsn}`);
     }

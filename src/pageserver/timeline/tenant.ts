@@ -136,7 +136,12 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
   }
 
   get systemId(): bigint | undefined {
-    return this.timelines.size > 0 ? this.metadata.cluster?.systemId : undefined;
+    return this.cluster?.systemId;
+  }
+
+  /** Undefined as long as there is no timeline. */
+  get cluster(): ClusterIdentity | undefined {
+    return this.timelines.size > 0 ? this.metadata.cluster : undefined;
   }
 
   /** Milliseconds since 1970. */

@@ -1,0 +1,265 @@
+/**
+ * The sender's layer files for each step of a transfer: as they are where they lie within what is sent, cut to it where
+ * they reach beyond. Files that are made for the purpose go into a directory of their own, which goes away with this
+ * object; those of the timelines are kept from being deleted as long as it lives.
+ */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { Files } from "../../base/seams.ts";
+import { type Key, type KeyPrefix, compareKeyPrefixes } from "../../storage/key.ts";
+import { rangeContains } from "../../storage/key-range.ts";
+import { type LayerDescriptor, LayerFile } from "../../storage/layer-file.ts";
+import { FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../storage/layer-format.ts";
+import { decodeFooter } from "../../storage/layer-codec.ts";
+import { mergeDeltas } from "../../storage/merge-deltas.ts";
+import { readExactly } from "../../storage/read-file.ts";
+import { StoreCache } from "../../storage/store-cache.ts";
+import { recordWindowKey } from "../ingest/keyspace.ts";
+import type { ServedTimeline } from "../timeline/served-timeline.ts";
+import type { Tenant } from "../timeline/tenant.ts";
+import type { SourceSpan, TransferStep } from "./decide.ts";
+import type { ChainSection, HistoryView } from "./description.ts";
+import type { PlannedLayer, PlannedStep } from "./plan.ts";
+import { type RecordWindow, windowsAround, writeWindows } from "./source-windows.ts";
+import { exchangeOf } from "./tenant-view.ts";
+
+/** Cutting reads each block once. */
+const CACHE_BYTES = 1024 * 1024;
+
+export interface ExportedStep extends PlannedStep {
+  /** Where each layer's file is. */
+  readonly paths: readonly string[];
+}
+
+interface FoundLayer {
+  readonly path: string;
+  readonly descriptor: LayerDescriptor;
+}
+
+export class Exporter implements AsyncDisposable {
+  private readonly tenant: Tenant<ServedTimeline>;
+  private readonly chain: readonly ChainSection[];
+  private readonly files: Files;
+  private readonly directory: string;
+  private readonly cache: StoreCache;
+  private readonly pins: Disposable[] = [];
+  private made = 0;
+
+  /** `chain` is the whole history of what is sent; `directory` does not exist yet. */
+  constructor(options: {
+    tenant: Tenant<ServedTimeline>;
+    chain: readonly ChainSection[];
+    directory: string;
+    files: Files;
+  }) {
+    this.tenant = options.tenant;
+    this.chain = options.chain;
+    this.files = options.files;
+    this.directory = options.directory;
+    this.cache = new StoreCache({ capacityBytes: CACHE_BYTES }, { files: options.files });
+  }
+
+  async export(step: TransferStep, signal?: AbortSignal): Promise<ExportedStep> {
+    const windows = await this.windowsOf(step);
+    const replaced = await this.storedAtEnd(step, windows);
+    const layers: FoundLayer[] = [];
+    for (const span of step.spans) layers.push(...(await this.layersOf(step, span, replaced, signal)));
+    if (windows.length > 0) layers.push(await this.windowLayer(windows, step.toLsn));
+    const planned: PlannedLayer[] = [];
+    for (const { path, descriptor } of layers) {
+      signal?.throwIfAborted();
+      planned.push({ descriptor, fingerprint: await fingerprintOf(this.files, path, descriptor) });
+    }
+    const last = step.spans.at(-1)?.timelineId ?? this.chain.at(-1)?.view.id;
+    assert(last !== undefined, "a step has a source");
+    return {
+      kind: step.kind,
+      timelineId: step.timelineId,
+      ancestor: step.ancestor,
+      fromLsn: step.fromLsn,
+      toLsn: step.toLsn,
+      history: step.spans.flatMap((span) => this.historyOf(span)),
+      gcCutoffLsn: this.cutoffOf(step),
+      createdAt: this.tenant.timeline(last).createdAt,
+      layers: planned,
+      paths: layers.map((layer) => layer.path),
+    };
+  }
+
+  /** Lets the files go, and removes those that were made. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const pin of this.pins.splice(0)) pin[Symbol.dispose]();
+    await this.cache[Symbol.asyncDispose]();
+    if (this.made > 0) await this.files.removeTree(this.directory);
+  }
+
+  private section(span: SourceSpan): ChainSection {
+    const section = this.chain.find((candidate) => candidate.view.id === span.timelineId);
+    assert(section !== undefined, "a span is of the chain");
+    return section;
+  }
+
+  private historyOf(span: SourceSpan): HistoryView[] {
+    return this.section(span).view.history.filter(
+      ({ startLsn }) => startLsn >= span.fromLsn && startLsn < span.toLsn,
+    );
+  }
+
+  /** A branch point can be read even if garbage collection has passed it. */
+  private cutoffOf(step: TransferStep): Lsn {
+    const span = step.spans[0];
+    if (step.kind === "extend" || span === undefined) return step.fromLsn;
+    const { gcCutoffLsn } = this.section(span).view;
+    return gcCutoffLsn < step.toLsn ? gcCutoffLsn : step.toLsn;
+  }
+
+  private async windowsOf(step: TransferStep): Promise<RecordWindow[]> {
+    const last = step.spans.at(-1);
+    if (last === undefined) return [];
+    const points = step.spans.slice(1).map((span) => span.fromLsn);
+    if (step.kind === "extend") points.push(step.fromLsn);
+    if (last.toLsn < exchangeOf(this.tenant.timeline(last.timelineId)).store.durableLsn)
+      points.push(last.toLsn);
+    const sections = this.chain.map(({ view, startLsn, endLsn }) => ({
+      store: exchangeOf(this.tenant.timeline(view.id)).store,
+      startLsn,
+      endLsn,
+    }));
+    return windowsAround(sections, points, step.toLsn);
+  }
+
+  /** Windows that the source has stored at exactly the end: they give way to the complete ones. */
+  private async storedAtEnd(step: TransferStep, windows: readonly RecordWindow[]): Promise<Key[]> {
+    const last = step.spans.at(-1);
+    if (last === undefined) return [];
+    const { store } = exchangeOf(this.tenant.timeline(last.timelineId));
+    const keys: Key[] = [];
+    for (const { window } of windows) {
+      const key = recordWindowKey(window);
+      const { values } = await store.get(key, step.toLsn);
+      if (values[0]?.lsn === step.toLsn) keys.push(key);
+    }
+    return keys;
+  }
+
+  private async layersOf(
+    step: TransferStep,
+    span: SourceSpan,
+    replaced: readonly Key[],
+    signal: AbortSignal | undefined,
+  ): Promise<FoundLayer[]> {
+    const { store } = exchangeOf(this.tenant.timeline(span.timelineId));
+    const { view } = this.section(span);
+    if (store.durableLsn < span.toLsn) {
+      throw new NeonError(
+        ErrorCode.Failed,
+        `timeline ${span.timelineId} is not in layer files as far as it is sent`,
+      );
+    }
+    const pin = store.pin();
+    this.pins.push(pin);
+    const isWhole = step.kind === "create" && span.fromLsn === view.startLsn;
+    const needsDerived = isWhole && view.gcCutoffLsn > view.startLsn;
+    const found: FoundLayer[] = [];
+    for (const descriptor of pin.layers) {
+      signal?.throwIfAborted();
+      const path = store.pathOf(descriptor);
+      if (descriptor.kind === LayerKind.Image) {
+        const isWanted =
+          descriptor.endLsn <= span.toLsn &&
+          (isWhole || descriptor.endLsn > span.fromLsn) &&
+          (needsDerived || !descriptor.derived);
+        if (isWanted) found.push({ path, descriptor });
+        continue;
+      }
+      if (descriptor.endLsn <= span.fromLsn || descriptor.startLsn >= span.toLsn) continue;
+      const fits = descriptor.startLsn >= span.fromLsn && descriptor.endLsn <= span.toLsn;
+      const isReplaced =
+        descriptor.endLsn >= step.toLsn && replaced.some((key) => rangeContains(descriptor.range, key));
+      if (fits && !isReplaced) found.push({ path, descriptor });
+      else
+        found.push(
+          ...(await this.cut({ path, descriptor }, span, { startLsn: view.startLsn, replaced, step })),
+        );
+    }
+    return found;
+  }
+
+  private async cut(
+    { path, descriptor }: FoundLayer,
+    span: SourceSpan,
+    { startLsn, replaced, step }: { startLsn: Lsn; replaced: readonly Key[]; step: TransferStep },
+  ): Promise<FoundLayer[]> {
+    const from = descriptor.startLsn > span.fromLsn ? descriptor.startLsn : span.fromLsn;
+    const to = descriptor.endLsn < span.toLsn ? descriptor.endLsn : span.toLsn;
+    const isReplaced = (prefix: KeyPrefix, block: number): boolean =>
+      replaced.some((key) => key.block === block && compareKeyPrefixes(key, prefix) === 0);
+    await this.files.makeDirectory(this.directory);
+    const written = await mergeDeltas(
+      {
+        inputs: [new LayerFile(path, descriptor, this.cache)],
+        startLsn: from,
+        endLsn: to,
+        startInclusive: step.kind === "create" && from === startLsn,
+        fileBytesMax: Number.MAX_SAFE_INTEGER,
+        omit: (prefix, block, lsn) => lsn === step.toLsn && isReplaced(prefix, block),
+        newPath: () => this.newPath(),
+      },
+      this.files,
+    );
+    return written.map((layer) => ({
+      path: layer.path,
+      descriptor: {
+        name: "",
+        kind: LayerKind.Delta,
+        startLsn: from,
+        endLsn: to,
+        range: layer.range,
+        sizeBytes: layer.sizeBytes,
+        valueCount: layer.valueCount,
+      },
+    }));
+  }
+
+  private async windowLayer(windows: readonly RecordWindow[], lsn: Lsn): Promise<FoundLayer> {
+    await this.files.makeDirectory(this.directory);
+    const path = this.newPath();
+    const { range, sizeBytes, valueCount } = await writeWindows(windows, { path, lsn, files: this.files });
+    const startLsn = (lsn - 1) as Lsn;
+    const descriptor = {
+      name: "",
+      kind: LayerKind.Delta,
+      startLsn,
+      endLsn: lsn,
+      range,
+      sizeBytes,
+      valueCount,
+    };
+    return { path, descriptor };
+  }
+
+  private newPath(): string {
+    return join(this.directory, `${++this.made}.delta`);
+  }
+}
+
+/** Cheap to compute: header, directory and footer only. Content is compared chunk by chunk. */
+async function fingerprintOf(
+  files: Files,
+  path: string,
+  { sizeBytes, derived }: LayerDescriptor,
+): Promise<string> {
+  const handle = await files.open(path, "r");
+  try {
+    const header = await readExactly(handle, 0, HEADER_SIZE, path);
+    const footer = await readExactly(handle, sizeBytes - FOOTER_SIZE, FOOTER_SIZE, path);
+    const { directoryPosition, directorySize } = decodeFooter(footer, sizeBytes, path);
+    const directory = await readExactly(handle, directoryPosition, directorySize, path);
+    const hash = createHash("sha256").update(header).update(directory).update(footer);
+    return hash.update(derived ? "derived" : "").digest("hex");
+  } finally {
+    await handle.close();
+  }
+}
