@@ -12,11 +12,14 @@ import { HttpService } from "./service/http-service.ts";
 import { generalCommands } from "./service/libpq/commands.ts";
 import type { LibpqCommand } from "./service/libpq/command.ts";
 import { LibpqService } from "./service/libpq/libpq-service.ts";
+import { transferCommands } from "./service/libpq/transfer-commands.ts";
 import { ServerCertificate } from "./service/server-certificate.ts";
 import { Users } from "./service/users.ts";
 import { buildRoutes } from "./service/routes.ts";
 import type { ServedTimeline, TimelineFactory } from "./timeline/served-timeline.ts";
 import { Tenants } from "./timeline/tenants.ts";
+import { connectOrigin } from "./transfer/connect.ts";
+import { TransferService } from "./transfer/service.ts";
 import { WorkDirectory } from "./work-directory.ts";
 
 /** How long requests under way may take to finish when the server is stopped. */
@@ -62,7 +65,8 @@ export class Pageserver implements AsyncDisposable {
     const { log, clock } = dependencies;
     const directory = WorkDirectory.acquire(options.workdir);
     try {
-      const tenants = new Tenants(join(options.workdir, "tenants"), dependencies);
+      const tenantsDirectory = join(options.workdir, "tenants");
+      const tenants = new Tenants(tenantsDirectory, dependencies);
       const version = packageVersion();
       const about = {
         pid: process.pid,
@@ -77,6 +81,9 @@ export class Pageserver implements AsyncDisposable {
       );
       const libpq = await libpqService(options, dependencies, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
+        ...transferCommands(
+          new TransferService({ ...dependencies, tenants, tenantsDirectory, connect: connectOrigin }),
+        ),
       ]);
       const server = new Pageserver({ service, libpq }, tenants, directory, log);
       await users.open();

@@ -7,6 +7,8 @@ import type { ServedTimeline, WriterStatus } from "../timeline/served-timeline.t
 import type { Verification } from "../verify/verify-directory.ts";
 import type { Branch, Tenant } from "../timeline/tenant.ts";
 import type { TenantEntry } from "../timeline/tenants.ts";
+import { timelineLineage } from "../transfer/branch-list.ts";
+import { renderLineage } from "../transfer/description.ts";
 
 export function renderTenant(entry: TenantEntry<ServedTimeline>): object {
   if (entry.kind === "broken") {
@@ -35,8 +37,10 @@ export function renderBranch(tenant: Tenant<ServedTimeline>, branch: Branch): ob
   const head = { ...renderCreatedBranch(tenant, branch), upstream: ref.upstream ?? null };
   if (entry.kind === "broken") return { ...head, ...renderBroken(entry.metadata, entry.error.message) };
   const { timeline } = entry;
+  const lineage = timelineLineage(tenant, timeline);
   return {
     ...head,
+    lineage: lineage ? renderLineage(lineage) : null,
     last_record_lsn: formatLsn(timeline.lastRecordLsn),
     durable_lsn: formatLsn(timeline.durableWalLsn),
     state: timeline.state,

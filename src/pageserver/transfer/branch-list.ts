@@ -1,44 +1,37 @@
-/** The branches of a tenant with their histories, for those who want to know how theirs stand to them. */
-import type { TimelineId } from "../../base/ids.ts";
-import type { Lineage } from "../../base/lineage.ts";
-import { formatLsn } from "../../base/lsn.ts";
+/** Histories of branches, for those who want to know how theirs stand to them. */
+import type { Lineage, LineageSection } from "../../base/lineage.ts";
+import { flattenLineage } from "../../base/lineage.ts";
+import { type Lsn, formatLsn, lsnMax } from "../../base/lsn.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
-import { lineageOf, renderLineage } from "./description.ts";
-import { viewTenant } from "./tenant-view.ts";
+import { renderLineage } from "./description.ts";
 
-export interface RemoteBranch {
-  readonly name: string;
-  /** Undefined where it is not known. */
-  readonly timelineId: TimelineId | undefined;
-  /** Undefined if the branch is broken. */
-  readonly lineage: Lineage | undefined;
-  /** A compute may write to it. */
-  readonly hasWriter: boolean;
-  /** Why it is broken. */
-  readonly error: string | undefined;
+/** The history of a timeline through its ancestors; undefined if one of them is broken. */
+export function timelineLineage(
+  tenant: Tenant<ServedTimeline>,
+  timeline: ServedTimeline,
+): Lineage | undefined {
+  const entries = tenant.timelineEntries();
+  const sections: LineageSection[] = [];
+  let endLsn: Lsn = lsnMax(timeline.durableWalLsn, timeline.exchange?.store.durableLsn ?? timeline.startLsn);
+  for (let at: ServedTimeline | undefined = timeline; at !== undefined;) {
+    sections.push({ timelineId: at.id, startLsn: at.startLsn, endLsn, history: at.history });
+    const { ancestor }: ServedTimeline = at;
+    if (ancestor === undefined) break;
+    const entry = entries.get(ancestor.timelineId);
+    if (entry?.kind !== "open" || sections.length > entries.size) return undefined;
+    endLsn = ancestor.lsn;
+    at = entry.timeline;
+  }
+  return flattenLineage(sections.reverse());
 }
 
-/** Sorted by name. */
-export function listBranches(tenant: Tenant<ServedTimeline>): RemoteBranch[] {
-  const view = viewTenant(tenant);
-  return tenant.branches().map(({ ref, entry }) => ({
-    name: ref.name,
-    timelineId: ref.timelineId,
-    lineage: view.has(ref.timelineId) ? lineageOf(view, ref.timelineId) : undefined,
-    hasWriter: entry.kind === "open" && entry.timeline.writer !== undefined,
-    error: entry.kind === "broken" ? entry.error.message : undefined,
-  }));
-}
-
-export function renderRemoteBranch(branch: RemoteBranch): object {
-  const { lineage } = branch;
+/** A branch of another pageserver, as its own list would show it. */
+export function renderRemoteBranch(name: string, lineage: Lineage): object {
   return {
-    name: branch.name,
-    timeline_id: branch.timelineId ?? null,
-    last_record_lsn: lineage ? formatLsn(lineage.endLsn) : null,
-    lineage: lineage ? renderLineage(lineage) : null,
-    writer: branch.hasWriter,
-    error: branch.error ?? null,
+    name,
+    last_record_lsn: formatLsn(lineage.endLsn),
+    state: "active",
+    lineage: renderLineage(lineage),
   };
 }

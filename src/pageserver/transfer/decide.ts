@@ -2,7 +2,7 @@
  * What a transfer has to do: from both sides' histories to the timelines that are made or made longer. Pure; all that is
  * not allowed is refused here, before a byte of data is sent. Cases: DESIGN, "push and pull".
  */
-import { ErrorCode, NeonError } from "../../base/errors.ts";
+import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import { type Comparison, compareLineages, flattenLineage } from "../../base/lineage.ts";
 import { type Lsn, formatLsn, lsnMax } from "../../base/lsn.ts";
@@ -135,7 +135,8 @@ function commonPoint(input: DecisionInput, chain: readonly ChainSection[]): Comm
 
 function ownerOf(chain: readonly ChainSection[], lsn: Lsn): TimelineView {
   const owner = chain.findLast((section, index) => index === 0 || lsn > section.startLsn);
-  return (owner ?? (chain[0] as ChainSection)).view;
+  assert(owner !== undefined, "a chain has a root");
+  return owner.view;
 }
 
 function isGrowing(common: CommonPoint, ids: ReadonlySet<TimelineId>): boolean {

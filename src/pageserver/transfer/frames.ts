@@ -14,7 +14,7 @@ import { promisify } from "node:util";
 import { constants, zstdCompress, zstdDecompress } from "node:zlib";
 import { ByteReader, ByteWriter } from "../../base/bytes.ts";
 import { ErrorCode, NeonError, corrupt, messageOf } from "../../base/errors.ts";
-import type { Channel } from "./channel.ts";
+import type { Channel } from "../../pgwire/channel.ts";
 import { CHUNK_SIZE, FRAME_SIZE_MAX, MESSAGE_SIZE_MAX, MESSAGE_TEXT_MAX } from "./limits.ts";
 
 /** The types are on the wire: do not renumber. */

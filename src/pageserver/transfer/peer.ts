@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AssertionError, ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
 import { JsonFields } from "../json-fields.ts";
-import type { Channel } from "./channel.ts";
+import type { Channel } from "../../pgwire/channel.ts";
 import { FrameType, type Message, receiveMessage, sendMessage } from "./frames.ts";
 import { type PeerIdentity, checkIdentities, parseIdentity, renderIdentity } from "./identity.ts";
 
