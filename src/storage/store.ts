@@ -7,6 +7,7 @@ import { type Lsn, formatLsn, lsnMin } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
 import type { BlobRef } from "./arena.ts";
 import { type AdoptedLayer, adoptLayers } from "./adopt.ts";
+import { type LsnSpan, type VersionVisitor, eachVersion } from "./each-version.ts";
 import { type ExportOptions, exportDelta } from "./export-delta.ts";
 import type { OutputPlace } from "./compaction-job.ts";
 import type { MapLevel } from "./plan-images.ts";
@@ -204,6 +205,16 @@ export class TimelineStore implements AsyncDisposable {
     const version = this.set.acquire();
     try {
       return await exportDelta(version.map, { ...options, startLsn: this.startLsn }, this.files);
+    } finally {
+      this.set.release(version);
+    }
+  }
+
+  /** Every version in the delta layers of this timeline above `fromLsn`, up to `toLsn`, in no particular order. */
+  async eachVersion(span: LsnSpan, visit: VersionVisitor): Promise<void> {
+    const version = this.set.acquire();
+    try {
+      await eachVersion(version.map, span, visit);
     } finally {
       this.set.release(version);
     }

@@ -6,6 +6,7 @@ import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../src/base/ids.ts";
 import { type Lsn, formatLsn, lsnAdd, toLsn } from "../../src/base/lsn.ts";
 import type { Files } from "../../src/base/seams.ts";
+import type { RecoverySource } from "../../src/pageserver/verify/recovery.ts";
 import type { Verification } from "../../src/pageserver/verify/verify-directory.ts";
 import { systemRandom } from "../../src/pageserver/server.ts";
 import {
@@ -142,6 +143,10 @@ export class FakeTimeline implements ServedTimeline {
   verifyDirectory(): Promise<Verification> {
     this.called("verifyDirectory");
     return Promise.resolve({ pages: 0, differences: [], omitted: 0 });
+  }
+
+  recoverySource(): Promise<RecoverySource> {
+    throw new Error("a fake timeline has no WAL");
   }
 
   work(): Promise<TimelineWork> {

@@ -9,7 +9,9 @@ import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { CheckPoint } from "../../postgres/checkpoint.ts";
 import { GLOBAL_TABLESPACE_OID, PAGE_SIZE, SLRU_SEGMENT_PAGES } from "../../postgres/constants.ts";
 import {
+  ClusterState,
   type ControlFile,
+  type ControlFileChanges,
   type ServerParameters,
   cleanShutdown,
   parseControlFile,
@@ -50,6 +52,11 @@ export interface BaseBackupSource {
   /** A read-only compute starts as a standby that follows nobody. */
   readonly readOnly: boolean;
   readonly nowMs: number;
+  /**
+   * The directory is for recovery from this checkpoint, whose record ends at `lsn`, and whoever asks for it puts the WAL
+   * into it. Otherwise it is as after a clean shutdown.
+   */
+  readonly recovery?: { readonly checkpointLsn: Lsn; readonly redoLsn: Lsn };
 }
 
 /** Directories that Postgres wants to find, beside those of databases. */
@@ -107,7 +114,8 @@ export async function* writeBackup(source: BaseBackupSource, target: BackupTarge
     // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
     if (hasTablespaces) target.file("postgresql.auto.conf", new TextEncoder().encode(ALLOW_IN_PLACE));
   }
-  writeStart(source, target, { template, control, state });
+  if (source.recovery) writeRecovery(source, target, { template, state, ...source.recovery });
+  else writeStart(source, target, { template, control, state });
   yield;
 }
 
@@ -233,6 +241,28 @@ function writeStart(
   });
   for (const segment of start.segments) target.file(`pg_wal/${segment.name}`, writtenContent(segment));
   const changes = cleanShutdown(start.recordLsn, start.checkpoint, parameters);
+  target.file("global/pg_control", renderControlFile(from.template, changes));
+}
+
+/**
+ * A pg_control as that of a standby that has got to the end of the checkpoint's record. What the checkpoint says is read
+ * from the record itself; of the copy here only redo LSN and timeline count.
+ */
+function writeRecovery(
+  source: BaseBackupSource,
+  target: BackupTarget,
+  from: { template: Uint8Array; state: CheckpointState; checkpointLsn: Lsn; redoLsn: Lsn },
+): void {
+  const parameters = serverParameters(from.state);
+  const checkpoint = { ...checkPointOf(from.state, parameters, source.nowMs), redoLsn: from.redoLsn };
+  const changes: ControlFileChanges = {
+    ...cleanShutdown(from.checkpointLsn, { ...checkpoint, redoLsn: from.checkpointLsn }, parameters),
+    checkpoint,
+    state: ClusterState.ShutDownInRecovery,
+    minRecoveryPoint: source.lsn,
+    minRecoveryTimeline: from.state.timelineNumber,
+  };
+  target.file("recovery.signal", new Uint8Array(0));
   target.file("global/pg_control", renderControlFile(from.template, changes));
 }
 

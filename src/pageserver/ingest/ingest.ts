@@ -58,6 +58,7 @@ export class Ingest {
   private readonly checkpointHandle: KeyHandle;
   private readonly slruHandles: readonly [KeyHandle, KeyHandle, KeyHandle, KeyHandle];
   private readonly commitTimeHandle: KeyHandle;
+  private readonly otherHandle: KeyHandle;
   /** Records ingested so far. */
   recordCount = 0;
   private checkpointChanges = CHECKPOINT_IMAGE_INTERVAL;
@@ -82,6 +83,7 @@ export class Ingest {
     this.writeOut = options.writeOut;
     this.checkpointHandle = this.store.intern(Kind.CheckpointState, 0, 0, 0, 0);
     this.commitTimeHandle = this.store.intern(Kind.CommitTime, 0, 0, 0, 0);
+    this.otherHandle = this.store.intern(Kind.OtherRecord, 0, 0, 0, 0);
     this.slruHandles = [
       this.store.intern(Kind.SlruPage, Slru.Xact, 0, 0, 0),
       this.store.intern(Kind.SlruPage, Slru.MultixactOffsets, 0, 0, 0),
@@ -123,6 +125,7 @@ export class Ingest {
 
   private finish(record: WalRecord): void {
     if (redoCheckpointState(this.state.checkpoint, record, this.version)) this.putCheckpoint(record);
+    this.keepRecord(record);
     this.noteRecord(record);
     this.recordCount++;
     this.state.previousLsn = record.lsn;
@@ -244,6 +247,15 @@ export class Ingest {
       return;
     }
     this.store.put(this.checkpointHandle, 0, record.endLsn, ValueFlag.Record, this.recordBlob());
+  }
+
+  /**
+   * A record that changes nothing is kept nevertheless, so that the WAL of any span can be put together again; and so is
+   * one whose place a page is about to take.
+   */
+  private keepRecord(record: WalRecord): void {
+    if (this.blob !== NO_BLOB && this.hot.length === 0) return;
+    this.store.put(this.otherHandle, 0, record.endLsn, ValueFlag.Image, this.recordBlob());
   }
 
   private noteRecord(record: WalRecord): void {

@@ -14,6 +14,7 @@
  *   0x21  0             0      0            0     0              checkpoint state (checkpoint-state.ts)
  *   0x22  0             0      window high  0     window low     where WAL records start (record-index.ts)
  *   0x23  0             0      0            0     second         commit records of that second since 1970
+ *   0x24  0             0      0            0     0              the last record that is kept under no other key
  *
  * The free space map is not kept: WAL does not describe it, Postgres rebuilds it, and a stale one is worse than none.
  */
@@ -34,6 +35,7 @@ export const Kind = {
   CheckpointState: 0x21,
   RecordIndex: 0x22,
   CommitTime: 0x23,
+  OtherRecord: 0x24,
 } as const;
 
 const U32_LIMIT = 2 ** 32;

@@ -11,6 +11,7 @@ import type { Tenants } from "../timeline/tenants.ts";
 import { usage } from "./http-errors.ts";
 import { jsonLines } from "./json-lines.ts";
 import { currentEnd, readMoment, readSource, resolveMoment, waitUntilDurable } from "./points.ts";
+import { backup as recoveryBackup, plan as recoveryPlan } from "./recovery-routes.ts";
 import {
   renderBranch,
   renderCheck,
@@ -76,6 +77,8 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>, users: Users): Rou
     .add("DELETE", `${tl}/writer/:epoch`, onTimeline(closeWriter))
     .add("POST", `${tl}/wait`, onTimeline(wait))
     .add("GET", `${tl}/basebackup`, onTimeline(baseBackup))
+    .add("POST", `${tl}/recovery`, onTimeline(recoveryPlan))
+    .add("GET", `${tl}/recovery`, onTimeline(recoveryBackup))
     .add("POST", `${tl}/verify`, onTimeline(verify));
 }
 
@@ -252,10 +255,11 @@ async function verify(request: ApiRequest, timeline: ServedTimeline): Promise<An
   const lsn = body.lsn("lsn");
   const directory = body.text("directory", { maxLength: PATH_LENGTH_MAX });
   if (!isAbsolute(directory)) throw body.wrong("directory", "must be an absolute path");
+  const madeBy = body.has("recovered") && body.boolean("recovered") ? "recovery" : "primary";
   body.end();
   return jsonLines(async ({ signal, progress }) => {
     const found = await timeline.verifyDirectory(
-      { directory, lsn },
+      { directory, lsn, madeBy },
       {
         signal,
         progress: (pages) => {

@@ -6,6 +6,7 @@ import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { AdoptedLayer, TimelineStore } from "../../storage/store.ts";
+import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
@@ -113,6 +114,8 @@ export interface ServedTimeline {
     request: { directory: string; lsn: Lsn; madeBy?: MadeBy },
     options: VerifyOptions,
   ): Promise<Verification>;
+  /** For stock recovery of its own history; first puts everything into layers. */
+  recoverySource(): Promise<RecoverySource>;
   /** Waits for layers that are being written. */
   work(): Promise<TimelineWork>;
   /** Stops following the writer (the right to write stays stored), writes what must be written. Idempotent. */

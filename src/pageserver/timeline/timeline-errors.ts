@@ -19,3 +19,11 @@ export function neverComes(wanted: Lsn, end: Lsn): NeonError {
     },
   );
 }
+
+export function liesInTheFuture(lsn: Lsn, end: Lsn): NeonError {
+  return new NeonError(
+    ErrorCode.NotFound,
+    `${formatLsn(lsn)} lies in the future: the timeline ends at ${formatLsn(end)}`,
+    { data: { lsn: formatLsn(lsn), end: formatLsn(end) } },
+  );
+}

@@ -22,6 +22,7 @@ import type { PageCache } from "../read/page-cache.ts";
 import { PageReader } from "../read/page-reader.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
 import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
+import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import { type Verification, type VerifyOptions, verifyDirectory } from "../verify/verify-directory.ts";
 import { findCommitAtOrBefore, hasCommitAfter } from "./commit-times.ts";
@@ -42,7 +43,7 @@ import type {
   WriterStatus,
 } from "./served-timeline.ts";
 import { lastStoredStart, storedWindow } from "./stored-windows.ts";
-import { neverComes, waitsForSpace } from "./timeline-errors.ts";
+import { liesInTheFuture, neverComes, waitsForSpace } from "./timeline-errors.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
@@ -267,13 +268,7 @@ export class Timeline implements ServedTimeline {
     this.checkOpen();
     const end = this.last;
     if (request.lsn !== undefined && this.withoutPageHeader(request.lsn) > end.endLsn) {
-      throw new NeonError(
-        ErrorCode.NotFound,
-        `${formatLsn(request.lsn)} lies in the future: the timeline ends at ${formatLsn(end.endLsn)}`,
-        {
-          data: { lsn: formatLsn(request.lsn), end: formatLsn(end.endLsn) },
-        },
-      );
+      throw liesInTheFuture(request.lsn, end.endLsn);
     }
     const at = request.lsn === undefined ? end : await this.recordBoundary(request.lsn);
     const stream = baseBackup(await this.backupSource(at, request.readOnly));
@@ -308,6 +303,20 @@ export class Timeline implements ServedTimeline {
     const source = await this.backupSource(await this.recordBoundary(lsn), false);
     const { systemId } = this.cluster;
     return verifyDirectory(source, { directory, systemId, madeBy }, this.dependencies.files, options);
+  }
+
+  async recoverySource(): Promise<RecoverySource> {
+    this.checkOpen();
+    const { intake, store } = this;
+    await intake?.checkpoint();
+    return {
+      ...this.cluster,
+      store,
+      startLsn: this.start.endLsn,
+      timelineNumber: intake?.timelineNumber ?? 1,
+      recordBoundary: (lsn) => this.recordBoundary(lsn),
+      backupSource: (at) => this.backupSource(at, false),
+    };
   }
 
   async work(): Promise<TimelineWork> {

@@ -1,0 +1,49 @@
+/** Routes for those who let stock Postgres recover moments of a branch (`neon verify --at`, `--samples`). */
+import { formatLsn, parseLsn } from "../../base/lsn.ts";
+import type { ServedTimeline } from "../timeline/served-timeline.ts";
+import { type RecoveryPlan, planRecovery, recoveryBackup } from "../verify/recovery.ts";
+import { usage } from "./http-errors.ts";
+import { type Answer, type ApiRequest, json } from "./request.ts";
+
+/** POST: how to get to each of some LSNs. */
+export async function plan(request: ApiRequest, timeline: ServedTimeline): Promise<Answer> {
+  const body = await request.body();
+  const from = body.has("from") ? body.lsn("from") : undefined;
+  const lsns = body.texts("lsns").map((text) => {
+    const lsn = parseLsn(text);
+    if (lsn === undefined) throw body.wrong("lsns", `must be LSNs such as 0/16E2408, not "${text}"`);
+    return lsn;
+  });
+  if (lsns.length === 0) throw body.wrong("lsns", "must not be empty");
+  body.end();
+  const ascending = [...new Set(lsns)].sort((a, b) => a - b);
+  const source = await timeline.recoverySource();
+  const found = await planRecovery(source, { fromLsn: from ?? source.startLsn, lsns: ascending });
+  return json(renderPlan(found));
+}
+
+/** GET: the data directory from which stock recovery gets to an LSN. */
+export async function backup(request: ApiRequest, timeline: ServedTimeline): Promise<Answer> {
+  request.expectQuery("checkpoint", "lsn");
+  const checkpointLsn = request.queryLsn("checkpoint");
+  const lsn = request.queryLsn("lsn");
+  if (checkpointLsn === undefined) throw usage('query parameter "checkpoint" is missing', "checkpoint");
+  if (lsn === undefined) throw usage('query parameter "lsn" is missing', "lsn");
+  const source = await timeline.recoverySource();
+  return {
+    kind: "stream",
+    headers: { "content-type": "application/x-tar", "x-neon-lsn": formatLsn(lsn) },
+    stream: recoveryBackup(source, { checkpointLsn, lsn }, Date.now()),
+  };
+}
+
+function renderPlan({ steps, records }: RecoveryPlan): object {
+  return {
+    steps: steps.map((step) => ({
+      lsn: formatLsn(step.lsn),
+      checkpoint_lsn: formatLsn(step.checkpointLsn),
+      redo_lsn: formatLsn(step.redoLsn),
+    })),
+    records,
+  };
+}

@@ -1,0 +1,91 @@
+/** Records back into WAL: segment after segment, with page headers as the server would have written them. */
+import { assert } from "../../base/errors.ts";
+import { type Lsn, lsnAdd, lsnAlignDown } from "../../base/lsn.ts";
+import { PAGE_SIZE } from "../constants.ts";
+import { RECORD_ALIGNMENT, nextRecordLsn, segmentStart } from "./layout.ts";
+import { encodePageHeader, pageHeaderSize } from "./page-header.ts";
+
+export interface WalLayoutOptions {
+  readonly magic: number;
+  readonly segmentSize: number;
+  readonly systemId: bigint;
+  readonly timeline: number;
+  /** The end of the record before the first one. What lies before it in its segment is void. */
+  readonly startLsn: Lsn;
+}
+
+/** Takes pages in order, from the start of a segment to the end of one. The page is valid during the call only. */
+export type PageSink = (lsn: Lsn, page: Uint8Array) => void;
+
+export class WalLayout {
+  private readonly options: WalLayoutOptions;
+  private readonly sink: PageSink;
+  private readonly page = new Uint8Array(PAGE_SIZE);
+  /** Where the next byte goes. */
+  private at: Lsn;
+
+  constructor(options: WalLayoutOptions, sink: PageSink) {
+    this.options = options;
+    this.sink = sink;
+    const { startLsn, segmentSize } = options;
+    assert(startLsn % RECORD_ALIGNMENT === 0, "WAL begins at the end of a record");
+    this.at = segmentStart(startLsn, segmentSize);
+    const pageLsn = lsnAlignDown(startLsn, PAGE_SIZE);
+    if (startLsn > this.at) {
+      if (this.at < pageLsn) this.startPage(0);
+      while (this.at < pageLsn) this.endPage();
+      // What is not there is declared to be the rest of an earlier record.
+      if (startLsn > pageLsn) {
+        this.startPage(startLsn - pageLsn - pageHeaderSize(pageLsn, segmentSize));
+        this.at = startLsn;
+      }
+    }
+  }
+
+  /** Adds a record, which starts at `lsn`. */
+  add(lsn: Lsn, bytes: Uint8Array): void {
+    while (nextRecordLsn(this.at, this.options.segmentSize) < lsn) this.skip();
+    assert(nextRecordLsn(this.at, this.options.segmentSize) === lsn, "records follow one another");
+    let done = 0;
+    while (done < bytes.length) {
+      if (this.at % PAGE_SIZE === 0) this.startPage(done === 0 ? 0 : bytes.length - done);
+      const offset = this.at % PAGE_SIZE;
+      const count = Math.min(bytes.length - done, PAGE_SIZE - offset);
+      this.page.set(bytes.subarray(done, done + count), offset);
+      this.move(count);
+      done += count;
+    }
+    const padding = (RECORD_ALIGNMENT - (this.at % RECORD_ALIGNMENT)) % RECORD_ALIGNMENT;
+    if (padding > 0) this.move(padding);
+  }
+
+  /** Fills the last segment with zeros. */
+  finish(): void {
+    while (this.at % this.options.segmentSize !== 0) this.endPage();
+  }
+
+  /** Leaves the rest of the page void, as it is behind a switch to the next segment. */
+  private skip(): void {
+    this.endPage();
+  }
+
+  private startPage(remainingLength: number): void {
+    this.at = lsnAdd(this.at, encodePageHeader(this.page, 0, this.at, { ...this.options, remainingLength }));
+  }
+
+  private move(count: number): void {
+    this.at = lsnAdd(this.at, count);
+    if (this.at % PAGE_SIZE === 0) this.emit(lsnAdd(this.at, -PAGE_SIZE));
+  }
+
+  private endPage(): void {
+    const pageLsn = lsnAlignDown(this.at, PAGE_SIZE);
+    this.at = lsnAdd(pageLsn, PAGE_SIZE);
+    this.emit(pageLsn);
+  }
+
+  private emit(pageLsn: Lsn): void {
+    this.sink(pageLsn, this.page);
+    this.page.fill(0);
+  }
+}
