@@ -5,9 +5,10 @@
  * `ingest` is called for every record in order; most calls are synchronous. What depends on the record's resource
  * manager beyond its block references is in `ingest-rmgr.ts`.
  */
-import { assert } from "../../base/errors.ts";
-import { type Lsn, lsnAdd } from "../../base/lsn.ts";
+import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import { type Lsn, formatLsn, lsnAdd } from "../../base/lsn.ts";
 import { Fork } from "../../postgres/constants.ts";
+import { formatRelation } from "../../postgres/relation.ts";
 import { Slru } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { BlockRef, WalRecord } from "../../postgres/wal/record.ts";
@@ -30,6 +31,12 @@ const CHECKPOINT_IMAGE_INTERVAL = 4096;
  * transaction changes does not mean applying all of its history.
  */
 const HOT_CHAIN_LENGTH = 2048;
+
+/**
+ * Blocks that a record may leave out behind the end of a fork: 32 GiB. The largest gaps are those of hash indexes, which
+ * grow by an eighth and more at once; beyond this, the block number is taken for damage.
+ */
+export const GAP_BLOCKS_MAX = 2 ** 22;
 
 /** Everything that ingest knows about the end of the timeline. */
 export interface IngestState {
@@ -157,6 +164,7 @@ export class Ingest {
       last = relation;
       lastFork = block.fork;
       const gapEnd = isBaseBlock(block) ? block.blockNumber : block.blockNumber + 1;
+      if (gapEnd - end > GAP_BLOCKS_MAX) throw gapTooLarge(record, block, end);
       for (; end < gapEnd; end++) {
         this.store.put(relation.blockHandle(this.store, block.fork), end, lsn, ValueFlag.Tombstone, NO_BLOB);
       }
@@ -291,6 +299,18 @@ export class Ingest {
     new DataView(bytes.buffer).setUint32(0, value, true);
     return this.store.append(bytes, 0, 4);
   }
+}
+
+function gapTooLarge(record: WalRecord, block: BlockRef, end: number): NeonError {
+  const lsn = formatLsn(record.lsn);
+  return new NeonError(
+    ErrorCode.Unsupported,
+    `WAL record at ${lsn} names block ${block.blockNumber} of ${formatRelation(block)}, which has ${end} blocks`,
+    {
+      hint: `A relation may grow by ${GAP_BLOCKS_MAX} blocks at once. The branch stays readable up to this record.`,
+      data: { lsn, block: block.blockNumber, blocks: end },
+    },
+  );
 }
 
 /** True if nothing older than the record is needed to know the block. */
