@@ -98,10 +98,10 @@ export class ScramServer {
   constructor(
     verifier: ScramVerifier,
     random: Random,
-    options: { certificateHash?: Uint8Array | undefined } = {},
+    options: { certificateHash?: Uint8Array | undefined; nonceTail?: string } = {},
   ) {
     this.verifier = verifier;
-    this.nonceTail = Buffer.from(random.bytes(NONCE_SIZE)).toString("base64");
+    this.nonceTail = options.nonceTail ?? Buffer.from(random.bytes(NONCE_SIZE)).toString("base64");
     this.certificateHash = options.certificateHash;
   }
 

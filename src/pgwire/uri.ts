@@ -48,7 +48,7 @@ export function parseLibpqUri(uri: string): LibpqTarget {
   if (!SCHEME.test(uri)) fail("it does not begin with postgresql://");
   const { credentials, address, database, query, misplacedAt } = splitUri(uri);
   if (misplacedAt)
-    fail("an @ stands behind the host; in a password / is written %2F, ? %3F, # %23 and @ %40");
+    fail("an @ stands behind the host: write it %40, and in a password also / %2F, ? %3F and # %23");
   const decoded = (text: string, what: string): string =>
     decode(text) ?? fail(`${what} has a wrong % sequence`);
 
@@ -127,7 +127,7 @@ function splitUri(uri: string): UriParts {
     address: at < 0 ? authority : authority.slice(at + 1),
     database: path.replace(/^\//, ""),
     query: question < 0 ? "" : tail.slice(question + 1),
-    misplacedAt: at < 0 && tail.includes("@"),
+    misplacedAt: tail.includes("@"),
   };
 }
 
