@@ -126,7 +126,8 @@ function serialNumber(random: Random): Uint8Array {
   return bytes;
 }
 
-const HOST_NAME = /^(?:\*\.)?(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*$/;
+const HOST_NAME =
+  /^(?:\*\.)?(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*$/;
 
 function generalName(host: string): Uint8Array {
   const family = isIP(host);

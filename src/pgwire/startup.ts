@@ -80,23 +80,23 @@ export function decodeStartupBody(body: Uint8Array): StartupPacket {
  * ends before. The socket must not be flowing.
  */
 export async function readExactly(socket: Socket, sizeBytes: number): Promise<Uint8Array | undefined> {
-  for (;;) {
-    const chunk: unknown = socket.read(sizeBytes);
-    if (chunk instanceof Uint8Array) {
-      if (chunk.length === sizeBytes) return chunk;
+  let arrived = Promise.withResolvers<void>();
+  const wake = (): void => arrived.resolve();
+  const failed = (error: unknown): void =>
+    arrived.reject(new NeonError(ErrorCode.Unreachable, messageOf(error), { cause: error }));
+  // Listened to once: a new listener is told at once of a buffer that has something, even if that is not enough, and
+  // would be told again and again.
+  socket.on("readable", wake).on("end", wake).on("close", wake).on("error", failed);
+  try {
+    for (;;) {
+      const chunk: unknown = socket.read(sizeBytes);
       // At its end a stream gives what is left.
-      return undefined;
+      if (chunk instanceof Uint8Array) return chunk.length === sizeBytes ? chunk : undefined;
+      if (socket.readableEnded || socket.destroyed) return undefined;
+      await arrived.promise;
+      arrived = Promise.withResolvers<void>();
     }
-    if (socket.readableEnded || socket.destroyed) return undefined;
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const done = (): void => resolve();
-    const failed = (error: unknown): void =>
-      reject(new NeonError(ErrorCode.Unreachable, messageOf(error), { cause: error }));
-    socket.once("readable", done).once("end", done).once("close", done).once("error", failed);
-    try {
-      await promise;
-    } finally {
-      socket.off("readable", done).off("end", done).off("close", done).off("error", failed);
-    }
+  } finally {
+    socket.off("readable", wake).off("end", wake).off("close", wake).off("error", failed);
   }
 }

@@ -23,20 +23,26 @@ async function letIn(server: TestServer): Promise<{ socket: Socket; text: () => 
   return { socket, text: () => seen.toString("latin1") };
 }
 
+async function allGone(server: TestServer): Promise<void> {
+  const deadline = performance.now() + 60_000;
+  while (server.connectionCount > 0 && performance.now() < deadline) await sleep(5);
+  assert.equal(server.connectionCount, 0);
+}
+
 async function stillServes(server: TestServer): Promise<void> {
   await using client = await connectLibpq(server.target());
   assert.equal((await client.query("rows 1")).rows.length, 1);
 }
 
 void test("nobody stays without logging in", async () => {
-  await using server = await TestServer.start({ limits: { startupTimeoutMs: 200 } });
+  await using server = await TestServer.start({ limits: { startupTimeoutMs: 1000 } });
   const silent = await server.raw();
   const slow = await server.raw();
   slow.write(encodeStartup({ user: "alice" }).subarray(0, 9));
   const half = await server.raw();
   half.write(encodeStartup({ user: "alice" }));
   await Promise.all([untilClosed(silent), untilClosed(slow), untilClosed(half)]);
-  assert.equal(server.connectionCount, 0);
+  await allGone(server);
   await stillServes(server);
 });
 
@@ -125,9 +131,7 @@ void test("1,000 idle clients, and one too many", async () => {
   );
   for (const socket of idle) socket.destroy();
   await last[Symbol.asyncDispose]();
-  const deadline = performance.now() + 60_000;
-  while (server.connectionCount > 0 && performance.now() < deadline) await sleep(5);
-  assert.equal(server.connectionCount, 0);
+  await allGone(server);
 });
 
 void test("lengths that are only claimed, wrong versions, messages out of place", async () => {
@@ -153,8 +157,8 @@ void test("lengths that are only claimed, wrong versions, messages out of place"
     ["a length of 3", "5100000003", /claims a length of 3/],
     ["a message of no kind", "0100000004", /08P01.*unexpected message/s],
     ["a query without an end", "510000000561", /unterminated/],
-    ["a query with more behind its end", "510000000661006100".slice(0, 14), /behind the end/],
-    ["a password after the login", "700000000461".slice(0, 10), /08P01/],
+    ["a query with more behind its end", "5100000007610061", /behind the end/],
+    ["a password after the login", "7000000004", /08P01/],
   ];
   for (const [what, hex, message] of inside) {
     const { socket, text } = await letIn(server);
@@ -167,8 +171,11 @@ void test("lengths that are only claimed, wrong versions, messages out of place"
 
 void test("noise before and after the login", async (t) => {
   const random = SeededRandom.forTest(t);
-  await using server = await TestServer.start({ trust: true, limits: { startupTimeoutMs: 500, idleTimeoutMs: 500 } });
-  const types = [..."QPBDECSHXdcfpF"].map((letter) => letter.charCodeAt(0));
+  await using server = await TestServer.start({
+    trust: true,
+    limits: { startupTimeoutMs: 10_000, idleTimeoutMs: 10_000 },
+  });
+  const types = [...Buffer.from("QPBDECSHXdcfpF")];
   const noise = (count: number): Uint8Array => Uint8Array.from({ length: count }, () => random.below(256));
   /** Mostly a real type and a fitting length around noise; now and then noise alone, or a wrong length. */
   const frame = (): Uint8Array => {

@@ -183,7 +183,10 @@ void test("stopping: idle clients are told, statements end with the reason", asy
   const server = await TestServer.start();
   const idle = await connectLibpq(server.target());
   const busy = await connectLibpq(server.target());
-  const waiting = assert.rejects(busy.query("wait"), (error) => error instanceof WireError && error.sqlState === "57P01");
+  const waiting = assert.rejects(
+    busy.query("wait"),
+    (error) => error instanceof WireError && error.sqlState === "57P01",
+  );
   await until(() => server.connectionCount === 2, "both are connected");
   await server.stop(60_000);
   await waiting;

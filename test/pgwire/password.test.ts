@@ -22,9 +22,15 @@ void test("the first line that fits", () => {
     ["", undefined],
   ];
   for (const [text, expected] of cases) assert.equal(passwordFromLines(text, target), expected, text);
-  assert.equal(passwordFromLines("a\\:b:1:c\\\\:u:pw", { host: "a:b", port: 1, database: "c\\", user: "u" }), "pw");
+  assert.equal(
+    passwordFromLines("a\\:b:1:c\\\\:u:pw", { host: "a:b", port: 1, database: "c\\", user: "u" }),
+    "pw",
+  );
   // Without a database its name is the user's.
-  assert.equal(passwordFromLines("h:1:me:me:pw", { host: "h", port: 1, database: undefined, user: "me" }), "pw");
+  assert.equal(
+    passwordFromLines("h:1:me:me:pw", { host: "h", port: 1, database: undefined, user: "me" }),
+    "pw",
+  );
 });
 
 void test("URI, then environment, then file; a file that others can read is not used", () => {

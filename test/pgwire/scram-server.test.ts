@@ -27,7 +27,8 @@ async function rfcServer(): Promise<ScramServer> {
 }
 
 function corrupt(message: RegExp): (error: unknown) => boolean {
-  return (error) => error instanceof NeonError && error.code === ErrorCode.Corrupt && message.test(error.message);
+  return (error) =>
+    error instanceof NeonError && error.code === ErrorCode.Corrupt && message.test(error.message);
 }
 
 void test("the dialogue of RFC 7677", async () => {
@@ -75,15 +76,29 @@ void test("channel binding", async () => {
   // Somebody in between has taken the stronger mechanism out of the offer.
   assert.throws(() => server().begin(SCRAM_MECHANISM, "y,,n=,r=abc"), corrupt(/lost on the way/));
   assert.throws(() => server().begin(SCRAM_PLUS_MECHANISM, "n,,n=,r=abc"), corrupt(/does not fit/));
-  assert.throws(() => server().begin(SCRAM_PLUS_MECHANISM, "p=tls-exporter,,n=,r=abc"), corrupt(/does not fit/));
+  assert.throws(
+    () => server().begin(SCRAM_PLUS_MECHANISM, "p=tls-exporter,,n=,r=abc"),
+    corrupt(/does not fit/),
+  );
   const other = server();
   const nonce = /^r=([^,]*)/.exec(other.begin(SCRAM_PLUS_MECHANISM, "p=tls-server-end-point,,n=,r=abc"))?.[1];
-  const binding = Buffer.concat([Buffer.from("p=tls-server-end-point,,"), Buffer.alloc(32, 8)]).toString("base64");
+  const binding = Buffer.concat([Buffer.from("p=tls-server-end-point,,"), Buffer.alloc(32, 8)]).toString(
+    "base64",
+  );
   assert.throws(() => other.finish(`c=${binding},r=${nonce},p=${PROOF}`), corrupt(/another connection/));
 });
 
 void test("our client and our server, with passwords of all kinds", async () => {
-  for (const password of ["pencil", "", "  ", "pässwörd", "\u00a0x\u00ad", "\u0007", "日本語", "x".repeat(2000)]) {
+  for (const password of [
+    "pencil",
+    "",
+    "  ",
+    "pässwörd",
+    "\u00a0x\u00ad",
+    "\u0007",
+    "日本語",
+    "x".repeat(2000),
+  ]) {
     const verifier = await makeScramVerifier(password, random, { iterations: 10 });
     const stored = parseScramVerifier(formatScramVerifier(verifier));
     assert.ok(stored);
@@ -103,7 +118,14 @@ void test("our client and our server, with passwords of all kinds", async () => 
 void test("stored keys: only well-formed ones are read; those of nobody are stable", async () => {
   const text = formatScramVerifier(await makeScramVerifier("x", random));
   assert.match(text, /^SCRAM-SHA-256\$4096:/);
-  for (const bad of ["", text.slice(1), `${text}x`, text.replace("4096", "0"), text.replace("$4096:", "$"), text.replace(/.=$/, "=")]) {
+  for (const bad of [
+    "",
+    text.slice(1),
+    `${text}x`,
+    text.replace("4096", "0"),
+    text.replace("$4096:", "$"),
+    text.replace(/.=$/, "="),
+  ]) {
     assert.equal(parseScramVerifier(bad), undefined, bad);
   }
   const secret = Buffer.from("s");

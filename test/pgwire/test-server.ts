@@ -108,7 +108,13 @@ export class TestServer implements AsyncDisposable {
     const own = this.options.statements?.[name];
     const run = own ?? this.statements()[name];
     if (!run) throw new NeonError(ErrorCode.Usage, `unknown statement ${name}`);
-    const columns = name === "rows" ? ([{ name: "n", type: "int8" }, { name: "t", type: "text" }] as const) : undefined;
+    const columns =
+      name === "rows"
+        ? ([
+            { name: "n", type: "int8" },
+            { name: "t", type: "text" },
+          ] as const)
+        : undefined;
     return {
       columns,
       run: async (session) => {
@@ -121,15 +127,21 @@ export class TestServer implements AsyncDisposable {
   private statements(): Readonly<Record<string, (session: Session, argument: string) => Promise<void>>> {
     return {
       rows: async (session, count) => {
-        for (let i = 0; i < Number(count); i++) await session.row([String(i), i % 2 === 0 ? `row ${i}` : null]);
+        for (let i = 0; i < Number(count); i++)
+          await session.row([String(i), i % 2 === 0 ? `row ${i}` : null]);
       },
       fail: async (_, code) => {
         const known = Object.values(ErrorCode).find((value) => value === code);
         if (!known) throw new TypeError("a bug");
-        throw new NeonError(known, `it is ${code}`, { hint: "Do this.", data: { lsn: "0/16", n: 1, b: true, z: null } });
+        throw new NeonError(known, `it is ${code}`, {
+          hint: "Do this.",
+          data: { lsn: "0/16", n: 1, b: true, z: null },
+        });
       },
       wait: async ({ signal }) => {
-        await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+        await new Promise<void>((resolve) =>
+          signal.addEventListener("abort", () => resolve(), { once: true }),
+        );
         this.stopped.push(signal.reason);
         signal.throwIfAborted();
       },

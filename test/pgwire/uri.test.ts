@@ -33,7 +33,10 @@ void test("what a URI says", () => {
     ["postgresql://[fe80::1%25eth0]", { host: "fe80::1%25eth0" }],
     ["postgresql://h?sslmode=verify-ca&sslrootcert=%2Fa%2Fb", { sslMode: "verify-ca", sslRootCert: "/a/b" }],
     ["postgresql://h?sslrootcert=system", { sslMode: "verify-full", sslRootCert: "system" }],
-    ["postgresql://h/d?passfile=/p&connect_timeout=5", { database: "d", passFile: "/p", connectTimeoutMs: 5000 }],
+    [
+      "postgresql://h/d?passfile=/p&connect_timeout=5",
+      { database: "d", passFile: "/p", connectTimeoutMs: 5000 },
+    ],
     ["postgresql://h?connect_timeout=1", { connectTimeoutMs: 2000 }],
     ["postgresql://h?connect_timeout=0", { connectTimeoutMs: 3_600_000 }],
     ["postgresql://h?application_name=x&&", {}],
@@ -86,11 +89,14 @@ void test("passwords are never shown", (t) => {
   assert.equal(redactUri("postgresql://me:pw@h:1/x"), "postgresql://me:***@h:1/x");
   assert.equal(redactUri("postgresql://me@h"), "postgresql://me@h");
   assert.equal(redactUri("postgresql://me:a/b?c@d@h/x?y=z"), "postgresql://me:***@h/x?y=z");
-  assert.equal(redactUri("postgresql://h?password=x&sslpassword=y"), "postgresql://h?password=***&sslpassword=***");
+  assert.equal(
+    redactUri("postgresql://h?password=x&sslpassword=y"),
+    "postgresql://h?password=***&sslpassword=***",
+  );
   assert.equal(redactUri("me:pw@h"), "me:***@h");
   const secret = "Zq8Xw9";
   const random = SeededRandom.forTest(t);
-  const letters = [..."@:/?#%[]&=, a1é\\"];
+  const letters = Array.from("@:/?#%[]&=, a1é\\");
   const noise = (): string =>
     Array.from({ length: random.below(7) }, () => letters[random.below(letters.length)]).join("");
   for (let round = 0; round < 5000; round++) {

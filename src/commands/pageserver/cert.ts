@@ -24,7 +24,8 @@ export default class PageserverCert extends BaseCommand {
   ];
   static override flags = {
     host: stringFlag({
-      summary: "Name or address that clients use; may be given several times. localhost and this machine's unless given.",
+      summary:
+        "Name or address that clients use; may be given several times. localhost and this machine's unless given.",
       helpValue: "NAME",
       multiple: true,
     }),

@@ -65,7 +65,7 @@ async function askHidden(prompt: string, signal: AbortSignal): Promise<string> {
         process.kill(process.pid, "SIGINT");
         return reject(gaveUp());
       }
-      if (key === Key.backspace || key === Key.erase) typed = [...typed].slice(0, -1).join("");
+      if (key === Key.backspace || key === Key.erase) typed = typed.replace(/.$/su, "");
       else typed += key;
     }
     return undefined;

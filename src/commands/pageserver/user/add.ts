@@ -16,7 +16,8 @@ export default class PageserverUserAdd extends BaseCommand {
   static override args = { name: stringArg({ description: "Name of the user.", required: true }) };
   static override flags = {
     tenant: stringFlag({
-      summary: "Tenant that the user may work with, and create; may be given several times. All unless given.",
+      summary:
+        "Tenant that the user may work with, and create; may be given several times. All unless given.",
       helpValue: "ID",
       multiple: true,
     }),
