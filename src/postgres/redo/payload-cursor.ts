@@ -6,8 +6,8 @@ import { locateRecord } from "./record-errors.ts";
 
 /** Milliseconds from 1970 to 2000, where Postgres' time begins. */
 const EPOCH_2000_MS = 946_684_800_000;
-/** More pages than any SLRU of 2^32 entries has. */
-const SLRU_PAGE_MAX = 2 ** 22;
+/** The last page of the SLRU with the largest entries: pg_commit_ts has 819 of its 2^32 on a page. */
+const SLRU_PAGE_MAX = Math.floor(0xffffffff / 819);
 const TWO_32 = 2 ** 32;
 const utf8 = new TextDecoder("utf-8", { fatal: false });
 
