@@ -22,13 +22,14 @@ import type { Timeline, TimelineDependencies } from "../../src/pageserver/timeli
 import type { CheckPoint } from "../../src/postgres/checkpoint.ts";
 import {
   type ControlFile,
-  type ControlFileChanges,
+  cleanShutdown,
   parseControlFile,
   renderControlFile,
 } from "../../src/postgres/control-file.ts";
 import { PAGE_SIZE, SLRU_SEGMENT_PAGES } from "../../src/postgres/constants.ts";
 import { Slru, slruPath } from "../../src/postgres/slru.ts";
 import { parseSegmentName } from "../../src/postgres/wal/layout.ts";
+import { checkpointEndLsn, synthesizeStart } from "../../src/postgres/wal/start-point.ts";
 import type { Settings, TestPostgres } from "../support/postgres.ts";
 import type { Lab } from "./branch-harness.ts";
 import { compareDirectories } from "./compare-directories.ts";
@@ -48,15 +49,34 @@ export function readControl(server: TestPostgres): ControlFile {
 }
 
 /**
- * What pg_resetwal does with -x, -e, -m, -O, -o and -u, without a new WAL: a clean start takes the counters from
- * pg_control. Makes the pages that the next ids need.
+ * What pg_resetwal does with -x, -e, -m, -O, -o and -u, by one more shutdown checkpoint behind the last one. Makes the
+ * pages that the next ids need.
  */
 export function setCounters(server: TestPostgres, counters: Counters): void {
   const file = join(server.dataDir, "global/pg_control");
   const template = readFileSync(file);
-  const checkpoint = { ...parseControlFile(template).checkpoint, ...counters };
-  const changes: ControlFileChanges = { checkpoint };
-  writeFileSync(file, renderControlFile(template, changes));
+  const control = parseControlFile(template);
+  const start = synthesizeStart({
+    lsn: checkpointEndLsn(control),
+    previousLsn: control.checkpointLsn,
+    checkpoint: { ...control.checkpoint, ...counters },
+    version: control.version,
+    systemId: control.systemId,
+    segmentSize: control.walSegmentSize,
+    timelineNumber: control.checkpoint.timeline,
+  });
+  for (const segment of start.segments) {
+    const path = join(server.dataDir, "pg_wal", segment.name);
+    const content = existsSync(path) ? readFileSync(path) : new Uint8Array(segment.sizeBytes);
+    // What makes up for WAL that is not there is not needed: it is there.
+    const last = segment.regions.at(-1);
+    assert(last !== undefined, "a segment has the record or a part of it");
+    content.set(last.bytes, last.offset);
+    writeFileSync(path, content, { mode: 0o600 });
+    server.own(path);
+  }
+  const { checkpoint } = start;
+  writeFileSync(file, renderControlFile(template, cleanShutdown(start.recordLsn, checkpoint)));
   const xid = Number(BigInt.asUintN(32, checkpoint.nextXid));
   makeSlruPage(server, Slru.Xact, Math.floor(xid / XIDS_PER_PAGE));
   makeSlruPage(server, Slru.MultixactOffsets, Math.floor(checkpoint.nextMulti / MULTIS_PER_PAGE));
@@ -170,7 +190,11 @@ async function untilPromoted(server: TestPostgres): Promise<void> {
 /** What the pageserver's part in a test complains about is shown with the test: a COMMIT may wait for it in vain. */
 export function complainTo(t: TestContext): TimelineDependencies["log"] {
   const quiet = (): void => undefined;
-  return { info: quiet, warn: quiet, error: (data, message) => t.diagnostic(`${message}: ${JSON.stringify(data)}`) };
+  return {
+    info: quiet,
+    warn: quiet,
+    error: (data, message) => t.diagnostic(`${message}: ${JSON.stringify(data)}`),
+  };
 }
 
 /** Counters of a checkpoint that must be as stock Postgres has them. */
@@ -198,7 +222,10 @@ export async function compareWithRecovery(
   assert.deepEqual(countersOf(ours), countersOf(theirs), `counters ${where}, ${formatLsn(lsn)}`);
   // Recovery takes it from checkpoints only, although it removes pg_xact as the records say; the server itself knows.
   const [known, recovered] = [ours, theirs].map((server) => readControl(server).checkpoint.oldestXid);
-  assert(compareXids(known ?? 0, recovered ?? 0) >= 0, `oldest xid ${known} ${where}, recovered ${recovered}`);
+  assert(
+    compareXids(known ?? 0, recovered ?? 0) >= 0,
+    `oldest xid ${known} ${where}, recovered ${recovered}`,
+  );
   const { pages, differences } = await compareDirectories(
     theirs.dataDir,
     ours.dataDir,
