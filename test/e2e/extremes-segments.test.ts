@@ -28,7 +28,8 @@ async function runSegments(t: TestContext, megabytes: number, messageBytes: numb
     "select pg_switch_wal()",
     `select pg_logical_emit_message(true, 'long', repeat('x', ${messageBytes}))`,
     "insert into t values (3, 'behind a long record')",
-    "select pg_switch_wal()",
+    // Its void is as long as the segment.
+    ...(megabytes < 1024 ? ["select pg_switch_wal()"] : []),
   );
   await lab.ok("branch", "middle");
   await lab.execute(uri, "insert into t values (4, 'behind a switch')");

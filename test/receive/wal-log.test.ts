@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -362,3 +362,38 @@ class PowerLossRun {
     }
   }
 }
+
+void test("the void behind a WAL switch takes no room on the disk", async () => {
+  await withDirectory(async (directory) => {
+    const before = records(START, 100, 1);
+    const end = toLsn(8 * SEGMENT_SIZE);
+    const after = records(end, 100, 2);
+    {
+      await using log = await open(new PlainFiles(), directory);
+      await log.append(START, before);
+      const zeros = new Uint8Array(2 ** 17);
+      while (log.endLsn < end)
+        await log.append(log.endLsn, zeros.subarray(0, Math.min(zeros.length, end - log.endLsn)));
+      await log.append(end, after);
+      assert.equal(await log.sync(), end + after.length);
+    }
+    const files = (await readdir(directory)).sort();
+    assert.equal(files.length, 4);
+    const [first, second, third] = await Promise.all(files.map((name) => stat(join(directory, name))));
+    assert.equal(third?.size, SEGMENT_SIZE);
+    assert.ok((second?.blocks ?? 0) < 64, "the second is a hole, nearly");
+    assert.ok((first?.blocks ?? 0) * 512 < SEGMENT_SIZE / 2, "the first has what was prepared ahead at most");
+    await using log = await WalLog.open(
+      { directory, segmentSize: SEGMENT_SIZE, startLsn: START },
+      {
+        files: new PlainFiles(),
+        locateEnd: async () => lsnAdd(end, after.length),
+        onFatal: () => undefined,
+      },
+    );
+    const bytes = await log.read(START, log.endLsn);
+    assert.deepEqual(bytes.subarray(0, before.length), before);
+    assert.ok(bytes.subarray(before.length, end - START).every((byte) => byte === 0));
+    assert.deepEqual(bytes.subarray(end - START), after);
+  });
+});

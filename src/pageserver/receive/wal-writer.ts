@@ -22,6 +22,9 @@ const QUICK_SYNCS_NEEDED = 32;
  */
 const PREPARE_SIZE = 2 ** 18;
 const PREPARE_LEFT_MIN = 2 ** 16;
+/** Pieces of at least this size are not written if they are zero: they are on the disk already, as a hole. */
+const ZERO_PIECE_MIN = 2 ** 16;
+const ZEROS = new Uint8Array(ZERO_PIECE_MIN);
 /** What is missing may come back by itself: space on the disk, or free file descriptors. */
 const SHORTAGES: ReadonlySet<string | undefined> = new Set(["ENOSPC", "EDQUOT", "EMFILE", "ENFILE"]);
 const SHORTAGE_RETRY_MS = 250;
@@ -93,7 +96,9 @@ export class WalWriter {
     const segment = this.segments.openSegment(this.written) ?? (await this.nextSegment());
     const offset = this.written - segment.start;
     const size = Math.min(bytes.length, this.segmentSize - offset);
-    await writePiece(segment, bytes.subarray(0, size), offset);
+    const piece = bytes.subarray(0, size);
+    // Behind the end of the log everything is zero. The void behind a WAL switch may be a gigabyte.
+    if (size < ZERO_PIECE_MIN || !isZero(piece)) await writePiece(segment, piece, offset);
     this.written = lsnAdd(this.written, size);
     return size;
   }
@@ -166,6 +171,14 @@ export class WalWriter {
     await this.segments.clearAfter(lsn);
     this.written = this.durable = this.prepared = lsn;
   }
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  for (let at = 0; at < bytes.length; at += ZEROS.length) {
+    const end = Math.min(bytes.length, at + ZEROS.length);
+    if (Buffer.compare(bytes.subarray(at, end), ZEROS.subarray(0, end - at)) !== 0) return false;
+  }
+  return true;
 }
 
 async function writePiece(segment: OpenSegment, bytes: Uint8Array, offset: number): Promise<void> {
