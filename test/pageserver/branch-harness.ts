@@ -88,8 +88,9 @@ export class Lab implements AsyncDisposable {
     initdb: readonly string[] = [],
     major = 17,
     prepare?: (server: TestPostgres) => Promise<void> | void,
+    binDir = embeddedBinDir(major),
   ): Promise<Timeline> {
-    this.binDir = embeddedBinDir(major);
+    this.binDir = binDir;
     const server = await TestPostgres.create({ start: false, initdb, binDir: this.binDir });
     this.computes.push(server);
     this.initial = server;

@@ -379,10 +379,9 @@ void test("the void behind a WAL switch takes no room on the disk", async () => 
     }
     const files = (await readdir(directory)).sort();
     assert.equal(files.length, 4);
-    const [first, second, third] = await Promise.all(files.map((name) => stat(join(directory, name))));
+    const [, second, third] = await Promise.all(files.map((name) => stat(join(directory, name))));
     assert.equal(third?.size, SEGMENT_SIZE);
     assert.ok((second?.blocks ?? 0) < 64, "the second is a hole, nearly");
-    assert.ok((first?.blocks ?? 0) * 512 < SEGMENT_SIZE / 2, "the first has what was prepared ahead at most");
     await using log = await WalLog.open(
       { directory, segmentSize: SEGMENT_SIZE, startLsn: START },
       {
