@@ -7,6 +7,7 @@ import { type Lsn, formatLsn } from "../base/lsn.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import type { LayerSet, NewLayer } from "./layer-set.ts";
+import type { Retention } from "./retention.ts";
 
 export interface AdoptedLayer {
   /** Where the file is now, on the same file system; it is moved from there. */
@@ -18,17 +19,17 @@ export interface AdoptedLayer {
 /** Moves the files into the set; all of them, or none: after a failure they are where they were. */
 export async function adoptLayers(
   layers: readonly AdoptedLayer[],
-  endLsn: Lsn,
+  change: { readonly endLsn: Lsn; readonly retention?: Retention; readonly onPublished: () => void },
   set: LayerSet,
-  onPublished: () => void,
 ): Promise<void> {
+  const { endLsn, ...rest } = change;
   set.checkUsable();
   for (const { descriptor } of layers) checkContinues(descriptor, endLsn, set);
   const added: NewLayer[] = layers.map(({ temporaryPath, descriptor }) => {
     const { kind, startLsn, endLsn: layerEnd } = descriptor;
     return { temporaryPath, descriptor: { ...descriptor, name: set.newName(kind, startLsn, layerEnd) } };
   });
-  await set.publish({ added, durableLsn: endLsn, onPublished, returnFiles: true });
+  await set.publish({ added, durableLsn: endLsn, ...rest, returnFiles: true });
 }
 
 function checkContinues(layer: LayerDescriptor, endLsn: Lsn, set: LayerSet): void {

@@ -8,7 +8,7 @@ import type { Key } from "./key.ts";
 import type { KeyRange } from "./key-range.ts";
 import type { LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
-import type { ImagePolicy } from "./plan-images.ts";
+import type { GarbagePolicy, ImagePolicy } from "./plan-images.ts";
 import { type MergePolicy, planMerge } from "./plan-merge.ts";
 import type { TimelineStore } from "./store.ts";
 
@@ -90,7 +90,10 @@ export async function compactStore(
 /** Makes images at an LSN where the policy wants them. */
 export async function addImages(
   store: TimelineStore,
-  options: Pick<CompactionPolicy, "images" | "imagesWithin" | "fileBytesMax"> & { readonly lsn: Lsn },
+  options: Pick<CompactionPolicy, "imagesWithin" | "fileBytesMax"> & {
+    readonly images: ImagePolicy | GarbagePolicy;
+    readonly lsn: Lsn;
+  },
   run: RunCompaction,
 ): Promise<WrittenOutput[]> {
   const { lsn } = options;

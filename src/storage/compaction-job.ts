@@ -2,7 +2,7 @@
  * A piece of compaction that needs nothing but immutable files: so it can run in another thread. What goes in and comes
  * out can be copied from thread to thread. The files that it writes are synced and have temporary names.
  */
-import type { Lsn } from "../base/lsn.ts";
+import { type Lsn, MAX_LSN } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
 import type { Key } from "./key.ts";
 import type { KeyRange } from "./key-range.ts";
@@ -10,7 +10,13 @@ import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import { LayerMap } from "./layer-map.ts";
 import { mergeDeltas } from "./merge-deltas.ts";
-import { type ImagePolicy, type MapLevel, planImages } from "./plan-images.ts";
+import {
+  type GarbagePolicy,
+  type ImagePolicy,
+  type MapLevel,
+  planGarbageImages,
+  planImages,
+} from "./plan-images.ts";
 import { PrefixTable } from "./prefix-table.ts";
 import { scanLevels } from "./scan.ts";
 import { StoreCache } from "./store-cache.ts";
@@ -41,7 +47,7 @@ export interface ImagesRequest {
   readonly lsn: Lsn;
   /** Images are made within this range where the policy wants them. */
   readonly within: KeyRange;
-  readonly policy: ImagePolicy;
+  readonly policy: ImagePolicy | GarbagePolicy;
   readonly fileBytesMax: number;
   readonly output: OutputPlace;
 }
@@ -64,10 +70,16 @@ export type ScanRange = (range: KeyRange) => AsyncIterable<readonly ScanEntry[]>
 /** From what is stored to images, for a range: sorted, complete, without what does not exist at that LSN. */
 export type ImagesOf = (range: KeyRange) => ImageSource;
 
+export interface PreparedImages {
+  readonly imagesOf: ImagesOf;
+  /** Bytes that exist in a range, at most; what is small beside pages may be left out. */
+  readonly liveBytes: (range: KeyRange) => number;
+}
+
 export interface CompactionTools {
   readonly files: Files;
   /** The one thing that must know what values mean. */
-  readonly prepareImages: (scan: ScanRange, lsn: Lsn) => Promise<ImagesOf>;
+  readonly prepareImages: (scan: ScanRange, lsn: Lsn) => Promise<PreparedImages>;
 }
 
 /** Memory for blocks that are read again, in bytes. */
@@ -130,9 +142,18 @@ async function makeImages(
     map: LayerMap.of(layers.map(({ path, descriptor }) => new LayerFile(path, descriptor, cache))),
     upTo,
   }));
-  const ranges = await planImages(levels, request.within, request.policy);
+  const prepare = (): Promise<PreparedImages> => prepareImages((range) => scanFiles(range, levels), lsn);
+  const { policy, within } = request;
+  let prepared: PreparedImages | undefined;
+  let ranges: KeyRange[];
+  if ("names" in policy) {
+    prepared = await prepare();
+    ranges = await planGarbageImages(onlyNamed(levels[0], policy.names), within, policy, prepared.liveBytes);
+  } else {
+    ranges = await planImages(levels, within, policy);
+  }
   if (ranges.length === 0) return [];
-  const imagesOf = await prepareImages((range) => scanFiles(range, levels), lsn);
+  const { imagesOf } = prepared ?? (await prepare());
   const outputs: WrittenOutput[] = [];
   for (const range of ranges) {
     const written = await writeImages({ range, lsn, source: imagesOf(range), newPath, fileBytesMax }, files);
@@ -151,6 +172,12 @@ async function makeImages(
     }
   }
   return outputs;
+}
+
+function onlyNamed(level: MapLevel | undefined, names: readonly string[]): MapLevel {
+  const wanted = new Set(names);
+  const layers = level?.map.layers.filter((layer) => wanted.has(layer.descriptor.name)) ?? [];
+  return { map: LayerMap.of(layers), upTo: level?.upTo ?? MAX_LSN };
 }
 
 function scanFiles(range: KeyRange, levels: readonly MapLevel[]): AsyncIterable<ScanEntry[]> {

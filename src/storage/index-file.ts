@@ -12,6 +12,7 @@ import { type KeyRange, formatKey, parseKey } from "./key-range.ts";
 import { checkSpans } from "./key-spans.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
+import type { RetainedPoint, Retention } from "./retention.ts";
 
 export const INDEX_FILE_NAME = "index.json";
 export const TEMPORARY_SUFFIX = ".tmp";
@@ -23,12 +24,16 @@ export interface TimelineIndex {
   readonly durableLsn: Lsn;
   /** Goes into the name of the next layer file; never used twice. */
   readonly nextFile: number;
+  /** Undefined as long as all history is there. */
+  readonly retention?: Retention | undefined;
   /** In the order in which they were added. */
   readonly layers: readonly LayerDescriptor[];
 }
 
 const HEAD = '{"magic":"neon-timeline-index","version":';
+/** An index that retains less than all of the history has the second version, so that none reads what is not there. */
 const VERSION = 1;
+const VERSION_WITH_RETENTION = 2;
 const CRC_HEAD = ',"crc32c":"';
 const CRC_TAIL = '"}\n';
 const TAIL_SIZE = CRC_HEAD.length + 8 + CRC_TAIL.length;
@@ -42,6 +47,7 @@ export function encodeIndex(index: TimelineIndex): Uint8Array {
     start_lsn: formatLsn(index.startLsn),
     durable_lsn: formatLsn(index.durableLsn),
     next_file: index.nextFile,
+    ...(index.retention ? { retention: renderRetention(index.retention) } : {}),
     layers: index.layers.map((layer) => ({
       name: layer.name,
       start_lsn: formatLsn(layer.startLsn),
@@ -55,13 +61,24 @@ export function encodeIndex(index: TimelineIndex): Uint8Array {
       ...(layer.merged ? { merged: true } : {}),
     })),
   });
-  const content = new TextEncoder().encode(`${HEAD}${VERSION},"index":${body}`);
+  const content = new TextEncoder().encode(
+    `${HEAD}${index.retention ? VERSION_WITH_RETENTION : VERSION},"index":${body}`,
+  );
   const crc = crc32c(content).toString(16).padStart(8, "0");
   const tail = new TextEncoder().encode(`${CRC_HEAD}${crc}${CRC_TAIL}`);
   const bytes = new Uint8Array(content.length + tail.length);
   bytes.set(content);
   bytes.set(tail, content.length);
   return bytes;
+}
+
+function renderRetention({ cutoff, points }: Retention): object {
+  const render = (point: RetainedPoint) => ({
+    lsn: formatLsn(point.lsn),
+    previous_lsn: formatLsn(point.previousLsn),
+    commit_ms: point.commitMs,
+  });
+  return { cutoff: render(cutoff), points: points.map(render) };
 }
 
 /** Throws `corrupt` with file and offset. */
@@ -86,7 +103,9 @@ export function decodeIndex(bytes: Uint8Array, path: string): TimelineIndex {
     throw wrong(`is no JSON: ${messageOf(error)}`, 0, error);
   }
   const version = numberOf(parsed, "version");
-  if (version !== VERSION) throw wrong(`has version ${version}, known is ${VERSION}`, HEAD.length);
+  if (version !== VERSION && version !== VERSION_WITH_RETENTION) {
+    throw wrong(`has version ${version}, known are ${VERSION} and ${VERSION_WITH_RETENTION}`, HEAD.length);
+  }
   try {
     return readFields(memberOf(parsed, "index"));
   } catch (error) {
@@ -112,6 +131,7 @@ function readFields(index: unknown): TimelineIndex {
     startLsn,
     durableLsn,
     nextFile: numberOf(index, "next_file"),
+    ...readRetention(index, startLsn, durableLsn),
     layers: layers.map((layer: unknown) => {
       const descriptor = readLayer(layer);
       if (names.has(descriptor.name)) throw corrupt(`names ${descriptor.name} twice`);
@@ -119,6 +139,28 @@ function readFields(index: unknown): TimelineIndex {
       names.add(descriptor.name);
       return descriptor;
     }),
+  };
+}
+
+function readRetention(index: unknown, startLsn: Lsn, durableLsn: Lsn): { retention?: Retention } {
+  if (typeof index !== "object" || index === null || !("retention" in index)) return {};
+  const points = memberOf(index.retention, "points");
+  if (!Array.isArray(points)) throw corrupt('"points" is no list');
+  const retention = { cutoff: readPoint(memberOf(index.retention, "cutoff")), points: points.map(readPoint) };
+  let last: number = startLsn - 1;
+  for (const { lsn } of [...retention.points, retention.cutoff]) {
+    if (lsn <= last || lsn > durableLsn) throw corrupt(`retains ${formatLsn(lsn)} out of order`);
+    last = lsn;
+  }
+  return { retention };
+}
+
+function readPoint(point: unknown): RetainedPoint {
+  const commitMs = memberOf(point, "commit_ms");
+  return {
+    lsn: lsnOf(point, "lsn"),
+    previousLsn: lsnOf(point, "previous_lsn"),
+    commitMs: commitMs === null ? null : numberOf(point, "commit_ms"),
   };
 }
 

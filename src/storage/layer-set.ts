@@ -16,6 +16,7 @@ import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import { LayerMap } from "./layer-map.ts";
 import { type MapVersion, MapVersions } from "./map-versions.ts";
+import type { Retention } from "./retention.ts";
 import type { StoreCache } from "./store-cache.ts";
 
 /** A finished layer that still has its temporary name. */
@@ -30,6 +31,7 @@ export interface Publication {
   /** Names of layers that are no longer needed. Their files go when nobody reads them any more. */
   readonly removed?: ReadonlySet<string>;
   readonly durableLsn?: Lsn;
+  readonly retention?: Retention;
   /** Runs in the same turn in which readers begin to see the change. */
   readonly onPublished?: () => void;
   /** If it fails, added files are put back under their temporary names; otherwise they are removed. */
@@ -128,6 +130,10 @@ export class LayerSet implements AsyncDisposable {
     return this.index.durableLsn;
   }
 
+  get retention(): Retention | undefined {
+    return this.index.retention;
+  }
+
   /** A name for a new layer that was never used. */
   newName(kind: LayerKind, startLsn: Lsn, endLsn: Lsn): string {
     const number = String(this.nextFile++).padStart(8, "0");
@@ -215,7 +221,7 @@ export class LayerSet implements AsyncDisposable {
     change.onPublished?.();
   }
 
-  private changedIndex({ added = [], removed = NOTHING, durableLsn }: Publication): TimelineIndex {
+  private changedIndex({ added = [], removed = NOTHING, durableLsn, retention }: Publication): TimelineIndex {
     const { index } = this;
     const newDurableLsn = durableLsn ?? index.durableLsn;
     assert(newDurableLsn >= index.durableLsn, "the durable LSN never decreases");
@@ -224,6 +230,7 @@ export class LayerSet implements AsyncDisposable {
     return {
       ...index,
       durableLsn: newDurableLsn,
+      retention: retention ?? index.retention,
       nextFile: this.nextFile,
       layers: [...kept, ...added.map((layer) => layer.descriptor)],
     };

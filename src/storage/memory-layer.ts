@@ -13,8 +13,9 @@ import { radixSort } from "./radix-sort.ts";
 import type { ChainBuilder } from "./value.ts";
 import type { Yielder } from "./yielder.ts";
 
-const INITIAL_KEYS = 1024;
-const INITIAL_VALUES = 4096;
+/** Little, because most timelines are idle. */
+const INITIAL_KEYS = 64;
+const INITIAL_VALUES = 256;
 /** Bytes of index per value and per key, for `sizeBytes`. */
 const VALUE_COST = 17;
 const KEY_COST = 12;
@@ -81,6 +82,11 @@ export class MemoryLayer {
   /** Everything in the layer is at or below this LSN. */
   get endLsn(): Lsn {
     return this.frozenAt ?? MAX_LSN;
+  }
+
+  /** Whether values at `startLsn` are taken. */
+  get startInclusive(): boolean {
+    return this.lowestLsn === this.startLsn;
   }
 
   get keyCount(): number {

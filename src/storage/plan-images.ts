@@ -19,6 +19,16 @@ export interface ImagePolicy {
   readonly layersMax: number;
 }
 
+/** Images that are made to free space: where what they replace is larger than they are. */
+export interface GarbagePolicy {
+  /** Layers that can go once there are images. */
+  readonly names: readonly string[];
+  /** An image is made where it frees this many times as much as it takes … */
+  readonly freedPerImage: number;
+  /** … and at least this many bytes. */
+  readonly freedBytesMin: number;
+}
+
 /** What a read at an LSN sees of one timeline. */
 export interface MapLevel {
   readonly map: LayerMap;
@@ -53,6 +63,23 @@ export async function planImages(
         unit.layers >= policy.layersMax),
   );
   return joined(units, wanted, levels[0]?.upTo ?? -1);
+}
+
+/** Ranges within `within` in which images free space. `liveBytes` says how large an image would be at most. */
+export async function planGarbageImages(
+  level: MapLevel,
+  within: KeyRange,
+  policy: GarbagePolicy,
+  liveBytes: (range: KeyRange) => number,
+): Promise<KeyRange[]> {
+  const units = await measureImages([level], within);
+  await measureChanges(units, [level]);
+  const wanted = units.map((unit) => {
+    const live = liveBytes(unit.range);
+    const freed = unit.imageBytes + unit.changeBytes - live;
+    return freed >= policy.freedBytesMin && freed >= live * policy.freedPerImage;
+  });
+  return joined(units, wanted, level.upTo);
 }
 
 async function measureImages(levels: readonly MapLevel[], within: KeyRange): Promise<Unit[]> {

@@ -19,6 +19,7 @@ import type { LayerMap } from "./layer-map.ts";
 import { LayerSet, type NewLayer } from "./layer-set.ts";
 import { MemoryLayer } from "./memory-layer.ts";
 import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
+import { type RetainedPoint, type Retention, belowCutoff } from "./retention.ts";
 import { type ScanLevel, scanLevels } from "./scan.ts";
 import type { StoreCache } from "./store-cache.ts";
 import { ChainBuilder, type ScanEntry, type ValueChain } from "./value.ts";
@@ -28,6 +29,7 @@ import { addImageLayer, writeDeltaLayer } from "./write-layers.ts";
 export type { AdoptedLayer } from "./adopt.ts";
 export type { ExportOptions } from "./export-delta.ts";
 export { type BlobRef, NO_BLOB } from "./arena.ts";
+export type { RetainedPoint, Retention } from "./retention.ts";
 export type { KeyHandle } from "./prefix-table.ts";
 export type { LayerDescriptor } from "./layer-file.ts";
 export type { ImageSource } from "./write-images.ts";
@@ -119,6 +121,32 @@ export class TimelineStore implements AsyncDisposable {
     return this.set.durableLsn;
   }
 
+  /** What garbage collection has left of the history; undefined if that is all of it. */
+  get retention(): Retention | undefined {
+    return this.set.retention;
+  }
+
+  /** From here on everything of this timeline is readable. */
+  get gcCutoffLsn(): Lsn {
+    return this.set.retention?.cutoff.lsn ?? this.set.startLsn;
+  }
+
+  /** The point that was retained at exactly this LSN, the cutoff included. */
+  retainedPoint(lsn: Lsn): RetainedPoint | undefined {
+    const { retention } = this;
+    if (retention === undefined || lsn > retention.cutoff.lsn) return undefined;
+    return retention.cutoff.lsn === lsn
+      ? retention.cutoff
+      : retention.points.find((point) => point.lsn === lsn);
+  }
+
+  /** Throws `not_found` if history at an LSN of this timeline, not an ancestor's, was given up. */
+  checkReadable(lsn: Lsn): void {
+    const cutoff = this.gcCutoffLsn;
+    if (lsn < cutoff && lsn >= this.startLsn && this.retainedPoint(lsn) === undefined)
+      throw belowCutoff(lsn, cutoff);
+  }
+
   /** Memory of the open layer in bytes. */
   get openBytes(): number {
     return this.open.sizeBytes;
@@ -188,15 +216,17 @@ export class TimelineStore implements AsyncDisposable {
 
   /**
    * Takes in layers that continue the timeline from `durableLsn` to `endLsn`; image layers may also lie below. Nothing
-   * may have been put since the last flush. The files are moved; after a failure they are where they were.
+   * may have been put since the last flush. The files are moved; after a failure they are where they were. `retention`
+   * says what of the history is there, if not all of it.
    */
-  async adopt(layers: readonly AdoptedLayer[], endLsn: Lsn): Promise<void> {
+  async adopt(layers: readonly AdoptedLayer[], endLsn: Lsn, retention?: Retention): Promise<void> {
     const isIdle = () => this.open.entryCount === 0 && this.frozen.length === 0;
     assert(isIdle(), "layers are adopted when everything is on disk");
-    await adoptLayers(layers, endLsn, this.set, () => {
+    const onPublished = (): void => {
       assert(isIdle(), "nothing is put while layers are adopted");
       this.open = new MemoryLayer(endLsn, this.prefixes);
-    });
+    };
+    await adoptLayers(layers, { endLsn, onPublished, ...(retention ? { retention } : {}) }, this.set);
   }
 
   /** Writes the changes of a span of LSNs into delta layer files in another directory. Of this timeline only. */
@@ -254,6 +284,23 @@ export class TimelineStore implements AsyncDisposable {
   /** Puts finished layers in the place of others, which must be there; or takes some away. */
   async replaceLayers(added: readonly NewLayer[], removed: ReadonlySet<string>): Promise<void> {
     if (added.length > 0 || removed.size > 0) await this.set.publish({ added, removed });
+  }
+
+  /** Says durably what of the history is still readable. The cutoff never goes back. */
+  async retain(retention: Retention): Promise<void> {
+    assert(
+      retention.cutoff.lsn >= this.gcCutoffLsn && retention.cutoff.lsn <= this.durableLsn,
+      "the cutoff goes forward, up to what is durable",
+    );
+    await this.set.publish({ retention });
+  }
+
+  /** Gives back memory of an open layer that has no values. */
+  relax(): void {
+    if (this.open.entryCount === 0)
+      this.open = new MemoryLayer(this.open.startLsn, this.prefixes, {
+        startInclusive: this.open.startInclusive,
+      });
   }
 
   /** Where a layer's file is. */

@@ -42,7 +42,7 @@ function toolsOf(files: FaultyFiles): CompactionTools {
         yield batch.map((entry) => ({ key: entry.key, bytes: imageBytes(stateOf(entry.values) ?? []) }));
       }
     };
-    return imagesOf;
+    return { imagesOf, liveBytes: () => 0 };
   };
   return { files, prepareImages };
 }

@@ -3,17 +3,18 @@
  * of relations that do not exist any more, are left out: nobody can ask for them, and a record that makes such a block
  * again needs nothing older. That is how the space of a dropped table becomes free.
  */
+import { PAGE_SIZE } from "../../postgres/constants.ts";
 import { parseControlFile } from "../../postgres/control-file.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
-import type { ImagesOf, ScanRange } from "../../storage/compaction-job.ts";
-import type { Key } from "../../storage/key.ts";
-import { nextKey } from "../../storage/key-range.ts";
+import type { ImagesOf, PreparedImages, ScanRange } from "../../storage/compaction-job.ts";
+import { type Key, type KeyPrefix, compareKeyPrefixes } from "../../storage/key.ts";
+import { type KeyRange, nextKey } from "../../storage/key-range.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
 import { CHECKPOINT_STATE_KEY, CONTROL_FILE_KEY, Kind, kindRange, samePrefix } from "../ingest/keyspace.ts";
 import { Reconstructor } from "../read/reconstruct.ts";
 
 /** Reads at the LSN what must be known about all of it, then makes images of ranges. */
-export async function prepareImages(scan: ScanRange, version: PgVersion): Promise<ImagesOf> {
+export async function prepareImages(scan: ScanRange, version: PgVersion): Promise<PreparedImages> {
   const plain = new Reconstructor({ version, hintBitsLogged: false });
   const read = async (key: Key): Promise<Uint8Array | undefined> => {
     for await (const batch of scan({ from: key, to: nextKey(key) })) {
@@ -28,14 +29,14 @@ export async function prepareImages(scan: ScanRange, version: PgVersion): Promis
     (state !== undefined && CheckpointState.decode(state).walLogHints);
   const sizes = await readSizes(scan, plain);
   const reconstructor = new Reconstructor({ version, hintBitsLogged });
-  return async function* (range) {
+  const imagesOf: ImagesOf = async function* (range) {
     let relation: Key | undefined;
     let size = 0;
     for await (const batch of scan(range)) {
       const images: { key: Key; bytes: Uint8Array }[] = [];
       for (const { key, values } of batch) {
         if (key.kind === Kind.RelationBlock) {
-          if (relation === undefined || !samePrefix(relation, key)) size = sizes.get(nameOf(key)) ?? 0;
+          if (relation === undefined || !samePrefix(relation, key)) size = sizes.get(nameOf(key))?.size ?? 0;
           relation = key;
           if (key.block >= size) continue;
         }
@@ -45,19 +46,38 @@ export async function prepareImages(scan: ScanRange, version: PgVersion): Promis
       if (images.length > 0) yield images;
     }
   };
+  return { imagesOf, liveBytes: (range) => liveBytes(sizes, range) };
+}
+
+/** Pages of relations in a range. */
+function liveBytes(sizes: ReadonlyMap<string, RelationSize>, range: KeyRange): number {
+  let blocks = 0;
+  for (const { relation, size } of sizes.values()) {
+    const from = compareKeyPrefixes(relation, range.from);
+    const to = compareKeyPrefixes(relation, range.to);
+    if (from < 0 || to > 0) continue;
+    const first = from === 0 ? Math.min(range.from.block, size) : 0;
+    const end = to === 0 ? Math.min(range.to.block, size) : size;
+    blocks += Math.max(0, end - first);
+  }
+  return blocks * PAGE_SIZE;
+}
+
+interface RelationSize {
+  readonly relation: KeyPrefix;
+  /** In blocks. */
+  readonly size: number;
 }
 
 /** Sizes of all forks, in blocks. */
-async function readSizes(scan: ScanRange, reconstructor: Reconstructor): Promise<Map<string, number>> {
-  const sizes = new Map<string, number>();
+async function readSizes(scan: ScanRange, reconstructor: Reconstructor): Promise<Map<string, RelationSize>> {
+  const sizes = new Map<string, RelationSize>();
   for await (const batch of scan(kindRange(Kind.RelationSize))) {
     for (const { key, values } of batch) {
       const value = reconstructor.value(key, values);
       if (value === undefined) continue;
-      sizes.set(
-        nameOf(key),
-        new DataView(value.buffer, value.byteOffset, value.byteLength).getUint32(0, true),
-      );
+      const size = new DataView(value.buffer, value.byteOffset, value.byteLength).getUint32(0, true);
+      sizes.set(nameOf(key), { relation: { ...key, kind: Kind.RelationBlock }, size });
     }
   }
   return sizes;

@@ -21,3 +21,10 @@ export async function makeReconstructor(
     (state !== undefined && CheckpointState.decode(state).walLogHints);
   return new Reconstructor({ version, hintBitsLogged });
 }
+
+/** Postgres' own timeline number at the end of what is durable. */
+export async function readTimelineNumber(store: TimelineStore, version: PgVersion): Promise<number> {
+  const { values } = await store.get(CHECKPOINT_STATE_KEY, store.durableLsn);
+  const state = new Reconstructor({ version, hintBitsLogged: false }).value(CHECKPOINT_STATE_KEY, values);
+  return state === undefined ? 1 : CheckpointState.decode(state).timelineNumber;
+}

@@ -39,6 +39,29 @@ export async function findCommitAtOrBefore(
   return undefined;
 }
 
+/** The last commit among those up to `endLsn`: its end and its time, or undefined if there is none. */
+export async function findLastCommit(
+  store: TimelineStore,
+  version: PgVersion,
+  options: { endLsn: Lsn; nowMs: number },
+): Promise<{ lsn: Lsn; unixMs: number } | undefined> {
+  // Clocks of computes may be ahead of ours.
+  let to = COMMIT_SECOND_END;
+  for (const reach of REACHES_SECONDS) {
+    const from = Math.max(0, commitSecond(options.nowMs) - reach);
+    let newest: StoredValue | undefined;
+    for await (const batch of store.scan(commitRange(from, to), options.endLsn)) {
+      for (const entry of batch) {
+        const [value] = entry.values;
+        if (value !== undefined && (newest === undefined || value.lsn > newest.lsn)) newest = value;
+      }
+    }
+    if (newest !== undefined) return { lsn: newest.lsn, unixMs: commitTime(newest, version) };
+    to = from;
+  }
+  return undefined;
+}
+
 /** Whether there is a commit after `unixMs` among those up to `endLsn`. */
 export async function hasCommitAfter(
   store: TimelineStore,

@@ -11,6 +11,8 @@ import { type Lsn, formatLsn, parseLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 
 const MAGIC = "neon-durable 1";
+/** Behind the name of the WAL log's directory. */
+export const DURABLE_SUFFIX = ".durable";
 
 export class DurableMark {
   private readonly path: string;

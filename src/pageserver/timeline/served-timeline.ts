@@ -5,7 +5,7 @@
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
-import type { AdoptedLayer, TimelineStore } from "../../storage/store.ts";
+import type { AdoptedLayer, Retention, TimelineStore } from "../../storage/store.ts";
 import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
@@ -58,6 +58,8 @@ export interface TimelineExchange {
     history: readonly HistoryEntry[];
     layers: readonly AdoptedLayer[];
     endLsn: Lsn;
+    /** What of the history is there, if not all of it. */
+    retention?: Retention;
   }): Promise<void>;
 }
 

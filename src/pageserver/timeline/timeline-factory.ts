@@ -47,7 +47,8 @@ async function createTimeline(
   };
   const store = await createStore(directory, start.endLsn, dependencies, storeOf(ancestor));
   await writeTimelineMetadata(dependencies.files, directory, metadata);
-  return new Timeline({ directory, metadata, cluster, store, ancestor, start }, dependencies);
+  const findStart = (): Promise<RecordBoundary> => Promise.resolve(start);
+  return new Timeline({ directory, metadata, cluster, store, ancestor, findStart }, dependencies);
 }
 
 async function openParts(
@@ -63,18 +64,19 @@ async function openParts(
     { directory: join(directory, "layers"), ...(ancestor ? { ancestor: storeOf(ancestor) } : {}) },
     { files, cache },
   );
-  const start = ancestor
-    ? await ancestor.timeline.recordBoundary(ancestor.lsn)
-    : await rootStart(store, cluster, store.startLsn);
-  return { directory, metadata, cluster, store, ancestor, start };
+  const findStart = (): Promise<RecordBoundary> =>
+    ancestor ? ancestor.timeline.recordBoundary(ancestor.lsn) : rootStart(store, cluster);
+  return { directory, metadata, cluster, store, ancestor, findStart };
 }
 
 /** A root begins behind the checkpoint that its imported control file names. */
-async function rootStart(store: TimelineStore, cluster: ClusterIdentity, lsn: Lsn): Promise<RecordBoundary> {
+async function rootStart(store: TimelineStore, cluster: ClusterIdentity): Promise<RecordBoundary> {
   const reconstructor = new Reconstructor({ version: cluster.pgVersion, hintBitsLogged: false });
-  const control = reconstructor.value(CONTROL_FILE_KEY, (await store.get(CONTROL_FILE_KEY, lsn)).values);
+  // It never changes; at the beginning it may have been given up.
+  const { values } = await store.get(CONTROL_FILE_KEY, store.durableLsn);
+  const control = reconstructor.value(CONTROL_FILE_KEY, values);
   if (control === undefined) throw new NeonError(ErrorCode.Corrupt, "the timeline has no control file");
-  return { previousLsn: parseControlFile(control).checkpointLsn, endLsn: lsn };
+  return { previousLsn: parseControlFile(control).checkpointLsn, endLsn: store.startLsn };
 }
 
 async function importTimeline(
@@ -105,7 +107,8 @@ async function importTimeline(
   const metadata: TimelineMetadata = { id, ancestor: undefined, history: [], writer: undefined, createdAt };
   await writeTimelineMetadata(dependencies.files, directory, metadata);
   const start = { previousLsn: control.checkpointLsn, endLsn: lsn };
-  return new Timeline({ directory, metadata, cluster, store, ancestor: undefined, start }, dependencies);
+  const findStart = (): Promise<RecordBoundary> => Promise.resolve(start);
+  return new Timeline({ directory, metadata, cluster, store, ancestor: undefined, findStart }, dependencies);
 }
 
 function storeOf(ancestor: { timeline: Timeline; lsn: Lsn }): { store: TimelineStore; lsn: Lsn } {

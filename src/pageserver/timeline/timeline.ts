@@ -3,10 +3,13 @@
  *
  *     timelines/<id>/metadata.json     where it comes from, who writes (metadata.ts)
  *     timelines/<id>/layers/           the store's files
- *     timelines/<id>/wal/              raw WAL that is not in layer files yet; made when the first compute writes
+ *     timelines/<id>/wal/              raw WAL that is not in layer files yet; there while a compute may write
+ *
+ * A timeline that nobody writes to is idle: no WAL log, nothing in memory but its index, and opened without a look at
+ * its layers.
  */
 import { join } from "node:path";
-import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
+import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
 import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/ids.ts";
 import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
 import type { Clock, Files, Random } from "../../base/seams.ts";
@@ -15,9 +18,8 @@ import { nextRecordLsn } from "../../postgres/wal/layout.ts";
 import type { StoreCache } from "../../storage/store-cache.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { type BaseBackupSource, baseBackup } from "../basebackup/basebackup.ts";
-import { windowOfLsn } from "../ingest/keyspace.ts";
 import { RedoVerifier } from "../ingest/verify-redo.ts";
-import { makeReconstructor } from "../read/make-reconstructor.ts";
+import { makeReconstructor, readTimelineNumber } from "../read/make-reconstructor.ts";
 import type { PageCache } from "../read/page-cache.ts";
 import { PageReader } from "../read/page-reader.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
@@ -25,7 +27,7 @@ import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
 import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import { type Verification, type VerifyOptions, verifyDirectory } from "../verify/verify-directory.ts";
-import { findCommitAtOrBefore, hasCommitAfter } from "./commit-times.ts";
+import { hasCommitAfter } from "./commit-times.ts";
 import {
   type AncestorPoint,
   type HistoryEntry,
@@ -34,7 +36,9 @@ import {
   type WriterSource,
   writeTimelineMetadata,
 } from "./metadata.ts";
-import { type BoundaryIndex, type RecordBoundary, findRecordBoundary } from "./record-boundary.ts";
+import { Boundaries, type LiveEnd } from "./boundaries.ts";
+import { DURABLE_SUFFIX, DurableMark } from "./durable-mark.ts";
+import type { RecordBoundary } from "./record-boundary.ts";
 import type {
   ClusterIdentity,
   ServedTimeline,
@@ -42,8 +46,14 @@ import type {
   TimelineWork,
   WriterStatus,
 } from "./served-timeline.ts";
-import { lastStoredStart, storedWindow } from "./stored-windows.ts";
-import { liesInTheFuture, neverComes, waitsForSpace } from "./timeline-errors.ts";
+import { commitTimeAt, resolveTime } from "./resolve-time.ts";
+import {
+  beforeHistory,
+  beingWritten,
+  liesInTheFuture,
+  neverComes,
+  waitsForSpace,
+} from "./timeline-errors.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
@@ -72,8 +82,8 @@ export interface TimelineParts {
   readonly cluster: ClusterIdentity;
   readonly store: TimelineStore;
   readonly ancestor: { timeline: Timeline; lsn: Lsn } | undefined;
-  /** Where its own records begin, and the record before. */
-  readonly start: RecordBoundary;
+  /** Looks up where its own records begin, and the record before. */
+  readonly findStart: () => Promise<RecordBoundary>;
 }
 
 export class Timeline implements ServedTimeline {
@@ -83,8 +93,8 @@ export class Timeline implements ServedTimeline {
   readonly createdAt: number;
   private readonly directory: string;
   readonly store: TimelineStore;
-  private readonly ancestorTimeline: Timeline | undefined;
-  private readonly start: RecordBoundary;
+  readonly parent: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
+  private readonly boundaries: Boundaries;
   private readonly dependencies: TimelineDependencies;
   private metadata: TimelineMetadata;
   private intake: WalIntake | undefined;
@@ -100,13 +110,14 @@ export class Timeline implements ServedTimeline {
     this.directory = parts.directory;
     this.metadata = parts.metadata;
     this.store = parts.store;
-    this.ancestorTimeline = parts.ancestor?.timeline;
-    this.start = parts.start;
+    this.parent = parts.ancestor;
+    const { segmentSize } = parts.cluster;
+    this.boundaries = new Boundaries({ store: parts.store, segmentSize, findStart: parts.findStart });
     this.dependencies = dependencies;
   }
 
   get startLsn(): Lsn {
-    return this.start.endLsn;
+    return this.store.startLsn;
   }
 
   get history(): readonly HistoryEntry[] {
@@ -114,11 +125,11 @@ export class Timeline implements ServedTimeline {
   }
 
   get lastRecordLsn(): Lsn {
-    return this.last.endLsn;
+    return this.intake?.resumeLsn ?? this.store.durableLsn;
   }
 
   get durableWalLsn(): Lsn {
-    return this.intake?.durableLsn ?? this.start.endLsn;
+    return this.intake?.durableLsn ?? this.store.durableLsn;
   }
 
   get state(): "active" | "stopped" | "broken" {
@@ -156,9 +167,10 @@ export class Timeline implements ServedTimeline {
     return this.store.physicalBytes;
   }
 
-  /** The last record, whoever's it is: of the ancestor where the timeline has none of its own. */
-  private get last(): RecordBoundary {
-    return this.intake?.lastRecord ?? this.start;
+  /** What intake knows about the end; undefined while the timeline is idle. */
+  private get live(): LiveEnd | undefined {
+    const { intake } = this;
+    return intake && { last: intake.lastRecord, openWindow: intake.openWindow };
   }
 
   async openWriter(request: {
@@ -184,12 +196,13 @@ export class Timeline implements ServedTimeline {
     await this.stopReceiving();
     await this.saveMetadata({ history: this.metadata.history, writer: undefined });
     this.dependencies.log.info({ timeline: this.id, epoch, reason }, "closed a writer");
+    await this.rest();
   }
 
   async waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void> {
     const wanted = this.withoutPageHeader(lsn);
-    if (wanted <= this.start.endLsn) return;
-    if (this.intake === undefined) throw neverComes(wanted, this.start.endLsn);
+    if (wanted <= this.store.durableLsn) return;
+    if (this.intake === undefined) throw neverComes(wanted, this.store.durableLsn);
     await this.intake.waitForDurable(wanted, timeoutMs);
   }
 
@@ -221,24 +234,14 @@ export class Timeline implements ServedTimeline {
         hint: "Give a time that has passed, such as 10m for ten minutes ago.",
       });
     }
-    const found = await findCommitAtOrBefore(this.store, this.cluster.pgVersion, {
-      unixMs,
-      endLsn: this.lastRecordLsn,
-    });
-    if (found !== undefined) return found;
-    const root = this.root();
-    if (unixMs < root.createdAt) {
-      const began = new Date(root.createdAt).toISOString();
-      throw new NeonError(
-        ErrorCode.NotFound,
-        `${new Date(unixMs).toISOString()} lies before the history, which begins at ${began}`,
-        {
-          hint: `Choose a time from ${began} on.`,
-          data: { history_begins: began },
-        },
-      );
-    }
-    return root.startLsn;
+    const { pgVersion: version } = this.cluster;
+    return resolveTime(this, unixMs, { version, endLsn: this.lastRecordLsn });
+  }
+
+  commitTimeAt(lsn: Lsn): Promise<number | null> {
+    const { pgVersion: version } = this.cluster;
+    this.store.checkReadable(lsn);
+    return commitTimeAt(this, { version, endLsn: lsn, nowMs: this.dependencies.clock.now() });
   }
 
   hasCommitAfter(unixMs: number): Promise<boolean> {
@@ -247,18 +250,12 @@ export class Timeline implements ServedTimeline {
   }
 
   async recordBoundary(lsn: Lsn): Promise<RecordBoundary> {
-    if (lsn < this.start.endLsn) {
-      if (this.ancestorTimeline) return this.ancestorTimeline.recordBoundary(lsn);
-      throw new NeonError(
-        ErrorCode.NotFound,
-        `${formatLsn(lsn)} lies before the history, which begins at ${formatLsn(this.start.endLsn)}`,
-        {
-          hint: `Choose an LSN from ${formatLsn(this.start.endLsn)} on.`,
-          data: { lsn: formatLsn(lsn), history_begins: formatLsn(this.start.endLsn) },
-        },
-      );
+    if (lsn < this.startLsn) {
+      if (this.parent) return this.parent.timeline.recordBoundary(lsn);
+      throw beforeHistory(lsn, this.startLsn);
     }
-    return findRecordBoundary(this.boundaryIndex(), lsn);
+    this.store.checkReadable(lsn);
+    return this.boundaries.find(lsn, this.live);
   }
 
   async baseBackup(request: {
@@ -266,11 +263,11 @@ export class Timeline implements ServedTimeline {
     readOnly: boolean;
   }): Promise<{ lsn: Lsn; previousLsn: Lsn; stream: AsyncIterable<Uint8Array> }> {
     this.checkOpen();
-    const end = this.last;
-    if (request.lsn !== undefined && this.withoutPageHeader(request.lsn) > end.endLsn) {
-      throw liesInTheFuture(request.lsn, end.endLsn);
+    const end = this.lastRecordLsn;
+    if (request.lsn !== undefined && this.withoutPageHeader(request.lsn) > end) {
+      throw liesInTheFuture(request.lsn, end);
     }
-    const at = request.lsn === undefined ? end : await this.recordBoundary(request.lsn);
+    const at = await this.recordBoundary(request.lsn ?? end);
     const stream = baseBackup(await this.backupSource(at, request.readOnly));
     return { lsn: at.endLsn, previousLsn: at.previousLsn, stream };
   }
@@ -293,7 +290,7 @@ export class Timeline implements ServedTimeline {
   ): Promise<Verification> {
     this.checkOpen();
     const { directory, lsn, madeBy = "primary" } = request;
-    const end = this.last.endLsn;
+    const end = this.lastRecordLsn;
     if (this.withoutPageHeader(lsn) > end) {
       throw new NeonError(
         ErrorCode.NotChecked,
@@ -312,8 +309,8 @@ export class Timeline implements ServedTimeline {
     return {
       ...this.cluster,
       store,
-      startLsn: this.start.endLsn,
-      timelineNumber: intake?.timelineNumber ?? 1,
+      startLsn: this.startLsn,
+      timelineNumber: intake?.timelineNumber ?? (await readTimelineNumber(store, this.cluster.pgVersion)),
       recordBoundary: (lsn) => this.recordBoundary(lsn),
       backupSource: (at) => this.backupSource(at, false),
     };
@@ -325,7 +322,7 @@ export class Timeline implements ServedTimeline {
     await intake.settled();
     const from = store.durableLsn;
     // Damage to the index of records is for the check of the layers to report; WAL can be decoded without it.
-    const boundary = await this.durableBoundary().catch(() => undefined);
+    const boundary = await this.boundaries.durable().catch(() => undefined);
     const previousLsn = boundary?.endLsn === from ? boundary.previousLsn : undefined;
     return {
       store,
@@ -344,29 +341,12 @@ export class Timeline implements ServedTimeline {
 
   async extend(change: Parameters<TimelineExchange["extend"]>[0]): Promise<void> {
     this.checkOpen();
-    assert(this.metadata.writer === undefined, "a timeline that is written to is not extended");
-    const endLsn = this.store.durableLsn;
-    assert(endLsn === this.lastRecordLsn, "a timeline is extended when it is in layer files");
-    // All WAL is in layers, and what follows does not continue it.
-    await this.intake?.close();
-    this.intake = undefined;
-    const { files } = this.dependencies;
-    await files.removeTree(join(this.directory, "wal"));
-    await files.syncDirectory(this.directory);
-    try {
-      await this.saveMetadata({
-        history: [...this.historyBelow(endLsn), ...change.history],
-        writer: undefined,
-      });
-      await this.store.adopt(change.layers, change.endLsn);
-    } finally {
-      if (this.hasWal) await this.openIntake();
-    }
-  }
-
-  /** Whether there is anything to be taken in: WAL of a writer of its own, or what was received from elsewhere. */
-  private get hasWal(): boolean {
-    return this.metadata.history.length > 0 || this.store.durableLsn > this.start.endLsn;
+    await this.rest();
+    const { writer } = this.metadata;
+    if (writer !== undefined || this.intake !== undefined) throw beingWritten(this.id, writer?.name);
+    const history = [...this.historyBelow(this.store.durableLsn), ...change.history];
+    await this.saveMetadata({ history, writer: undefined });
+    await this.store.adopt(change.layers, change.endLsn, change.retention);
   }
 
   /** Entries at or above the end of the timeline say nothing: no WAL was written under them. */
@@ -392,10 +372,49 @@ export class Timeline implements ServedTimeline {
     await this.store[Symbol.asyncDispose]();
   }
 
+  /**
+   * Puts everything into layers and gives up the WAL log, when nobody writes. WAL that cannot be ingested stays; so does
+   * all of it if the layers cannot be written now.
+   */
+  private async rest(): Promise<void> {
+    const { intake } = this;
+    if (intake === undefined || intake.failure || this.metadata.writer) return;
+    try {
+      await intake.checkpoint();
+      if (intake.failure || intake.resumeLsn > this.store.durableLsn) return;
+      await intake.close();
+      this.intake = undefined;
+      const { files } = this.dependencies;
+      // In this order: a note that WAL was on disk must not outlive that WAL.
+      await files.remove(this.walDirectory + DURABLE_SUFFIX);
+      await files.removeTree(this.walDirectory);
+      await files.syncDirectory(this.directory);
+      this.store.relax();
+    } catch (error) {
+      this.dependencies.log.warn({ timeline: this.id, error: messageOf(error) }, "give up the WAL log");
+    }
+  }
+
+  /** Whether there is a WAL log, or should be one. */
+  private async hasStoredWal(): Promise<boolean> {
+    const { files } = this.dependencies;
+    const names = await files.list(this.walDirectory).catch((error: unknown) => {
+      if (systemCode(error) === "ENOENT") return [];
+      throw error;
+    });
+    if (names.length > 0) return true;
+    const marked = await new DurableMark(this.walDirectory + DURABLE_SUFFIX, files).read();
+    return marked !== undefined && marked > this.store.durableLsn;
+  }
+
+  private get walDirectory(): string {
+    return join(this.directory, "wal");
+  }
+
   /** After opening: replays stored WAL and goes on following the writer. */
   async resume(): Promise<void> {
     const { writer } = this.metadata;
-    if (!this.hasWal) return;
+    if (writer === undefined && !(await this.hasStoredWal())) return;
     const intake = await this.openIntake();
     if (writer && !intake.failure) this.receive(writer, intake);
   }
@@ -404,16 +423,16 @@ export class Timeline implements ServedTimeline {
   async openIntake(): Promise<WalIntake> {
     if (this.intake) return this.intake;
     const { files, onFatal, log } = this.dependencies;
-    const durable = await this.durableBoundary();
+    const durable = await this.boundaries.durable();
     const reconstructor = await makeReconstructor(this.store, this.cluster.pgVersion, durable.endLsn);
     this.verifier = this.newVerifier(reconstructor);
     this.intake = await WalIntake.open(
       {
-        directory: join(this.directory, "wal"),
+        directory: this.walDirectory,
         cluster: this.cluster,
         store: this.store,
         durable,
-        startLsn: this.start.endLsn,
+        startLsn: this.startLsn,
         checkpointDistanceBytes: this.dependencies.checkpointDistanceBytes,
         checkpointTimeoutMs: this.dependencies.checkpointTimeoutMs,
       },
@@ -433,30 +452,6 @@ export class Timeline implements ServedTimeline {
     if (!verifyRedo) return undefined;
     const reader = new PageReader({ store: this.store, reconstructor, pages });
     return new RedoVerifier({ reader, version: this.cluster.pgVersion });
-  }
-
-  /** The last record that is in layer files. */
-  private async durableBoundary(): Promise<RecordBoundary> {
-    const lsn = this.store.durableLsn;
-    if (lsn <= this.start.endLsn) return this.start;
-    // The record before the end of the layers is the last of its window, so the index need not know what follows.
-    const starts = await lastStoredStart(this.store, { belowLsn: lsn, fromLsn: this.start.endLsn });
-    assert(starts !== undefined, `the record index knows the record that ends at ${formatLsn(lsn)}`);
-    return { previousLsn: starts, endLsn: lsn };
-  }
-
-  private boundaryIndex(): BoundaryIndex {
-    return {
-      start: this.start,
-      last: this.last,
-      segmentSize: this.cluster.segmentSize,
-      windowOf: windowOfLsn,
-      windowStarts: async (window) => {
-        const open = this.intake?.openWindow;
-        if (open?.window === window) return open.starts;
-        return storedWindow(this.store, window, this.lastRecordLsn);
-      },
-    };
   }
 
   private receive(writer: StoredWriter, intake: WalIntake): void {
@@ -481,10 +476,6 @@ export class Timeline implements ServedTimeline {
     const metadata = { ...this.metadata, ...changes };
     await writeTimelineMetadata(this.dependencies.files, this.directory, metadata);
     this.metadata = metadata;
-  }
-
-  private root(): Timeline {
-    return this.ancestorTimeline?.root() ?? this;
   }
 
   /** Postgres names the place behind a page header where we name the page's start. */

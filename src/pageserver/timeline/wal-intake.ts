@@ -20,7 +20,7 @@ import type { Reconstructor } from "../read/reconstruct.ts";
 import type { WalSink } from "../receive/receiver.ts";
 import { WalLog, type WalReader } from "../receive/wal-log.ts";
 import { Durability } from "./durability.ts";
-import { DurableMark } from "./durable-mark.ts";
+import { DURABLE_SUFFIX, DurableMark } from "./durable-mark.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
 
@@ -102,7 +102,7 @@ export class WalIntake implements WalSink {
       Math.max(1000, options.checkpointTimeoutMs / 4),
     );
     this.timer.unref();
-    this.mark = new DurableMark(`${options.directory}.durable`, dependencies.files);
+    this.mark = new DurableMark(options.directory + DURABLE_SUFFIX, dependencies.files);
     this.markTimer = setInterval(() => {
       this.noteDurable();
     }, MARK_INTERVAL_MS);
