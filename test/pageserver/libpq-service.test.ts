@@ -6,7 +6,7 @@ import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import pg from "pg";
+import { Client } from "pg";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { type TenantId, parseTenantId } from "../../src/base/ids.ts";
 import { UserClient } from "../../src/client/users.ts";
@@ -98,7 +98,7 @@ void test("psql over TLS, with a self-signed certificate and channel binding", a
 
 void test("pg, with simple and prepared statements", async () => {
   await using harness = await Harness.withMain();
-  const client = new pg.Client({ connectionString: uriOf(harness) });
+  const client = new Client({ connectionString: uriOf(harness) });
   await client.connect();
   try {
     const { rows } = await client.query("identify_system");
