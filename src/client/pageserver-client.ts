@@ -17,6 +17,7 @@ import {
   timelineIdField,
   writerEpochField,
 } from "./json.ts";
+import { type RecoveryPlan, recoveryPlanOf } from "./recovery.ts";
 import { type Verification, verificationOf } from "./verification.ts";
 
 export interface PageserverStatus {
@@ -315,12 +316,49 @@ export class PageserverClient {
     return { lsn, previousLsn: headerLsn(answer.headers["x-neon-previous-lsn"]), stream: answer };
   }
 
-  /** Has the server compare the data directory of a compute that was stopped at `lsn`. It must be able to read it. */
+  /** How stock Postgres gets to LSNs, or to so many samples, from the first checkpoint at or behind `fromLsn`. */
+  async planRecovery(
+    timelineId: TimelineId,
+    options: { fromLsn: Lsn | undefined; at: readonly Lsn[] | number },
+  ): Promise<RecoveryPlan> {
+    const { fromLsn, at } = options;
+    const answer = await this.call("POST", `${this.timelinePath(timelineId)}/recovery`, {
+      body: {
+        ...(typeof at === "number" ? { samples: at } : { lsns: at.map((lsn) => formatLsn(lsn)) }),
+        ...(fromLsn === undefined ? {} : { from: formatLsn(fromLsn) }),
+      },
+      timeoutMs: LONG_TIMEOUT_MS,
+    });
+    return recoveryPlanOf(answer);
+  }
+
+  /** The data directory from which stock Postgres gets to `lsn`, as a tar stream; the caller must consume it. */
+  async recoveryBackup(
+    timelineId: TimelineId,
+    options: { checkpointLsn: Lsn; lsn: Lsn; signal?: AbortSignal | undefined },
+  ): Promise<AsyncIterable<Uint8Array>> {
+    const query = new URLSearchParams({
+      checkpoint: formatLsn(options.checkpointLsn),
+      lsn: formatLsn(options.lsn),
+    });
+    return sendRequest(this.target(), {
+      method: "GET",
+      path: `${this.timelinePath(timelineId)}/recovery?${query.toString()}`,
+      timeoutMs: LONG_TIMEOUT_MS,
+      signal: options.signal,
+    });
+  }
+
+  /**
+   * Has the server compare the data directory of a compute that was stopped at `lsn`, or with `recovered` of one that
+   * stock recovery has brought there. It must be able to read it.
+   */
   async verifyDirectory(
     timelineId: TimelineId,
     options: {
       directory: string;
       lsn: Lsn;
+      recovered?: boolean | undefined;
       progress?: ((pages: number) => void) | undefined;
       signal?: AbortSignal | undefined;
     },
@@ -330,7 +368,11 @@ export class PageserverClient {
       {
         method: "POST",
         path: `${this.timelinePath(timelineId)}/verify`,
-        body: { directory: options.directory, lsn: formatLsn(options.lsn) },
+        body: {
+          directory: options.directory,
+          lsn: formatLsn(options.lsn),
+          ...(options.recovered ? { recovered: true } : {}),
+        },
         timeoutMs: LONG_TIMEOUT_MS,
         signal: options.signal,
       },

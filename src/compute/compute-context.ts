@@ -2,6 +2,7 @@
 import type { TenantId, TimelineId, WriterEpoch } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { BranchInfo, PageserverStatus, WriterSource } from "../client/pageserver-client.ts";
+import type { RecoveryPlan } from "../client/recovery.ts";
 import type { Verification } from "../client/verification.ts";
 import type { PgBinaries } from "./binaries.ts";
 import type { VerifyOptions } from "./compute-verify.ts";
@@ -24,8 +25,16 @@ export interface ComputePageserver {
   waitForLsn(timelineId: TimelineId, lsn: Lsn, timeoutMs: number): Promise<void>;
   verifyDirectory(
     timelineId: TimelineId,
-    options: { directory: string; lsn: Lsn } & VerifyOptions,
+    options: { directory: string; lsn: Lsn; recovered?: boolean } & VerifyOptions,
   ): Promise<Verification>;
+  planRecovery(
+    timelineId: TimelineId,
+    options: { fromLsn: Lsn | undefined; at: readonly Lsn[] | number },
+  ): Promise<RecoveryPlan>;
+  recoveryBackup(
+    timelineId: TimelineId,
+    options: { checkpointLsn: Lsn; lsn: Lsn; signal?: AbortSignal | undefined },
+  ): Promise<AsyncIterable<Uint8Array>>;
   baseBackup(
     timelineId: TimelineId,
     options: { lsn?: Lsn | undefined; readOnly: boolean },

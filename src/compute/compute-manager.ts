@@ -7,6 +7,7 @@ import { chmod, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
+import type { RecoveryPlan } from "../client/recovery.ts";
 import { fileError } from "../repository/atomic-file.ts";
 import { withLock } from "../repository/lock.ts";
 import { type ReservedPort, isPortInUse, reservePort } from "../repository/ports.ts";
@@ -22,6 +23,7 @@ import { type StopMode, stopCompute } from "./compute-stop.ts";
 import { type ComputeVerification, type VerifyOptions, verifyCompute } from "./compute-verify.ts";
 import { removeTree } from "./directory-setup.ts";
 import { findPostmaster, waitForOrphans } from "./postmaster.ts";
+import type { RecoveryOptions, RecoveryRequest } from "./recovery-verify.ts";
 import { chooseRunAs } from "./run-as.ts";
 import type { CommitMode } from "./settings.ts";
 
@@ -205,6 +207,21 @@ export class ComputeManager {
     return this.locked(name, async () => {
       const record = this.mustRead(name);
       return verifyCompute(this.context(record), record, this.paths(name), options);
+    });
+  }
+
+  /** Has moments of a branch recovered by stock Postgres and compared. Throws `not_checked` if that cannot be done. */
+  async verifyByRecovery(request: RecoveryRequest, options: RecoveryOptions): Promise<RecoveryPlan> {
+    return withLock(this.repository.lockPath("verify"), "`neon verify`", async () => {
+      const { verifyByRecovery } = await import("./recovery-verify.ts");
+      const major = await this.pgVersion();
+      const context: ComputeContext = {
+        pageserver: this.client,
+        binaries: () => this.findBinaries(major),
+        user: chooseRunAs(this.runAs),
+        events: this.events,
+      };
+      return verifyByRecovery(context, request, this.repository.verifyDirectory, options);
     });
   }
 

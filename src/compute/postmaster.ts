@@ -87,9 +87,9 @@ export class StartingPostmaster {
   }
 
   /** Until connections are accepted. Throws `postgres` with the log's last lines if the server ends, or `timeout`. */
-  async waitUntilReady(): Promise<void> {
+  async waitUntilReady(timeoutMs = START_TIMEOUT_MS): Promise<void> {
     const { child } = this;
-    const deadline = performance.now() + START_TIMEOUT_MS;
+    const deadline = performance.now() + timeoutMs;
     for (;;) {
       if (child.exitCode !== null || child.signalCode !== null) throw this.earlyEnd();
       const file = readPidFile(this.options.pgdata);

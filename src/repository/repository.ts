@@ -67,6 +67,11 @@ export class Repository {
     return join(this.directory, "computes");
   }
 
+  /** Where stock Postgres recovers what is verified; there only meanwhile. */
+  get verifyDirectory(): string {
+    return join(this.directory, "verify");
+  }
+
   /** Directory of one compute. Names are those of refs: `/` becomes `~`, which no ref may contain. */
   computeDirectory(name: string): string {
     return join(this.computesDirectory, name.replaceAll("/", "~"));

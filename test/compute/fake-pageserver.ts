@@ -19,6 +19,7 @@ import {
 } from "../../src/base/ids.ts";
 import { type Lsn, formatLsn } from "../../src/base/lsn.ts";
 import type { BranchInfo, PageserverStatus, WriterSource } from "../../src/client/pageserver-client.ts";
+import type { RecoveryPlan } from "../../src/client/recovery.ts";
 import type { Verification } from "../../src/client/verification.ts";
 import type { ComputePageserver } from "../../src/compute/compute-context.ts";
 import { readDirectoryState } from "../../src/compute/directory-setup.ts";
@@ -79,6 +80,14 @@ export class FakePageserver implements ComputePageserver, AsyncDisposable {
   verifyDirectory(_: TimelineId, options: { directory: string; lsn: Lsn }): Promise<Verification> {
     this.compared.push(options);
     return Promise.resolve({ pages: 1, differences: [], omitted: 0 });
+  }
+
+  planRecovery(): Promise<RecoveryPlan> {
+    throw new Error("a fake pageserver has no WAL");
+  }
+
+  recoveryBackup(): Promise<AsyncIterable<Uint8Array>> {
+    throw new Error("a fake pageserver has no WAL");
   }
 
   withTenant(): this {

@@ -1,25 +1,42 @@
 /** Routes for those who let stock Postgres recover moments of a branch (`neon verify --at`, `--samples`). */
-import { formatLsn, parseLsn } from "../../base/lsn.ts";
+import { type Lsn, formatLsn, lsnAdd, parseLsn } from "../../base/lsn.ts";
+import type { JsonFields } from "../json-fields.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import { type RecoveryPlan, planRecovery, recoveryBackup } from "../verify/recovery.ts";
 import { usage } from "./http-errors.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
 
+/** Each is a recovery, a base backup and a comparison. */
+const SAMPLES_MAX = 10_000;
+
 /** POST: how to get to each of some LSNs. */
 export async function plan(request: ApiRequest, timeline: ServedTimeline): Promise<Answer> {
   const body = await request.body();
   const from = body.has("from") ? body.lsn("from") : undefined;
+  const samples = body.has("samples") ? body.integer("samples", { min: 1, max: SAMPLES_MAX }) : undefined;
+  const given = samples === undefined ? readLsns(body) : [];
+  body.end();
+  const source = await timeline.recoverySource();
+  const fromLsn = from ?? source.startLsn;
+  const lsns = samples === undefined ? given : evenly(fromLsn, timeline.lastRecordLsn, samples);
+  const found = await planRecovery(source, { fromLsn, lsns });
+  return json(renderPlan(found));
+}
+
+function readLsns(body: JsonFields): Lsn[] {
   const lsns = body.texts("lsns").map((text) => {
     const lsn = parseLsn(text);
     if (lsn === undefined) throw body.wrong("lsns", `must be LSNs such as 0/16E2408, not "${text}"`);
     return lsn;
   });
   if (lsns.length === 0) throw body.wrong("lsns", "must not be empty");
-  body.end();
-  const ascending = [...new Set(lsns)].sort((a, b) => a - b);
-  const source = await timeline.recoverySource();
-  const found = await planRecovery(source, { fromLsn: from ?? source.startLsn, lsns: ascending });
-  return json(renderPlan(found));
+  return [...new Set(lsns)].sort((a, b) => a - b);
+}
+
+/** The last one is `toLsn`. */
+function evenly(fromLsn: Lsn, toLsn: Lsn, count: number): Lsn[] {
+  const length = Math.max(0, toLsn - fromLsn);
+  return Array.from({ length: count }, (_, i) => lsnAdd(fromLsn, Math.floor((length * (i + 1)) / count)));
 }
 
 /** GET: the data directory from which stock recovery gets to an LSN. */
