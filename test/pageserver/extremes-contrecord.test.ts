@@ -1,0 +1,127 @@
+/**
+ * Everything is killed in the middle of a record that goes over many pages: the compute, which then recovers in place
+ * and declares the rest of the record missing (OVERWRITE_CONTRECORD), or is built anew; and the pageserver.
+ */
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { test } from "node:test";
+import type { Lsn } from "../../src/base/lsn.ts";
+import type { Timeline } from "../../src/pageserver/timeline/timeline.ts";
+import { PAGE_SIZE } from "../../src/postgres/constants.ts";
+import { PageFlag } from "../../src/postgres/wal/page-header.ts";
+import type { TestPostgres } from "../support/postgres.ts";
+import { Lab } from "./branch-harness.ts";
+import { WalArchive, compareWithRecovery, complainTo } from "./extremes-harness.ts";
+
+const MEGABYTE = 2 ** 20;
+const MESSAGE_BYTES = 100 * MEGABYTE;
+const ATTEMPTS = 10;
+const TIMEOUT_MS = 60_000;
+
+/** As `commit = local`: what was written to disk counts, and Postgres recovers by itself. */
+const LOCAL = {
+  fsync: "on",
+  full_page_writes: "on",
+  synchronous_standby_names: "",
+  wal_keep_size: "10GB",
+  min_wal_size: "80MB",
+};
+const REMOTE = { wal_keep_size: "10GB" };
+
+/** Begins a record of 100 MB; returns when some of it has been sent to the pageserver, not all. */
+async function beginLongRecord(server: TestPostgres): Promise<Promise<unknown>> {
+  const before = await server.lsn();
+  const client = await server.connect();
+  const message = client
+    .query(`select pg_logical_emit_message(false, 'long', repeat('m', ${MESSAGE_BYTES}))`)
+    .catch((error: unknown) => error);
+  void message.then(() => client.end().catch(() => undefined));
+  const deadline = Date.now() + TIMEOUT_MS;
+  for (;;) {
+    const sent = await server.lsn("select coalesce(max(sent_lsn), '0/0') from pg_stat_replication");
+    if (sent > before + 2 * MEGABYTE) return message;
+    assert(Date.now() < deadline, "the record is on its way");
+    await sleep(2);
+  }
+}
+
+/** Pages of WAL on which a record was declared to have no rest. */
+function overwritten(server: TestPostgres): number {
+  let count = 0;
+  const directory = join(server.dataDir, "pg_wal");
+  for (const name of readdirSync(directory)) {
+    if (!/^[0-9A-F]{24}$/.test(name)) continue;
+    const bytes = readFileSync(join(directory, name));
+    for (let at = 0; at + PAGE_SIZE <= bytes.length; at += PAGE_SIZE) {
+      const isPage = bytes.readUInt16LE(at) >> 8 === 0xd1;
+      if (isPage && bytes.readUInt16LE(at + 2) & PageFlag.OverwriteContinuation) count++;
+    }
+  }
+  return count;
+}
+
+async function rowsOf(server: TestPostgres): Promise<string> {
+  return server.value("select string_agg(i::text, ',' order by i) from t");
+}
+
+test("a compute that recovers in the middle of a record", { timeout: 300_000 }, async (t) => {
+  await using lab = new Lab({ checkpointDistanceBytes: 4 * MEGABYTE, log: complainTo(t) });
+  const main = await lab.init(["--wal-segsize=1"]);
+  const archive = new WalArchive(lab.base);
+  const { startLsn } = main;
+  const compute = await lab.compute(main, LOCAL);
+  await compute.query("create table t (i int)");
+  const points: { lsn: Lsn; rows: string }[] = [];
+  let attempt = 0;
+  // Whether the server is hit while it writes cannot be known before.
+  while (overwritten(compute) < 2) {
+    assert(attempt++ < ATTEMPTS, `never hit in the middle of a record in ${ATTEMPTS} attempts`);
+    const message = await beginLongRecord(compute);
+    await compute.kill();
+    await message;
+    await lab.startWriter(main, compute);
+    await compute.query(`insert into t values (${attempt})`);
+    await main.syncWithWriter(TIMEOUT_MS);
+    points.push({ lsn: main.lastRecordLsn, rows: await rowsOf(compute) });
+  }
+  t.diagnostic(`${attempt} attempts`);
+  await compute.query("insert into t values (100)");
+  await main.syncWithWriter(TIMEOUT_MS);
+  archive.add(compute, startLsn);
+  for (const { lsn, rows } of points.slice(-2)) {
+    await compareWithRecovery(lab, main, { archive, lsn, where: `rows ${rows}` });
+    const branch = await lab.compute(await lab.branch(main, lsn), REMOTE);
+    assert.equal(await rowsOf(branch), rows);
+    await branch.query("insert into t values (7)");
+    await lab.release(branch);
+  }
+});
+
+test(
+  "a compute that is built anew, and a pageserver that starts again, in the middle of a record",
+  { timeout: 300_000 },
+  async (t) => {
+    await using lab = new Lab({ checkpointDistanceBytes: 4 * MEGABYTE, log: complainTo(t) });
+    let main: Timeline = await lab.init();
+    let compute = await lab.compute(main, REMOTE);
+    await compute.query("create table t (i int)");
+    for (let round = 1; round <= 3; round++) {
+      const message = await beginLongRecord(compute);
+      main = await lab.reopen(main);
+      assert.equal(typeof (await message), "object", "the record is complete in the end");
+      await compute.query(`insert into t values (${round})`);
+      await beginLongRecord(compute);
+      await compute.kill();
+      await lab.release(compute);
+      if (round === 2) main = await lab.reopen(main);
+      compute = await lab.compute(main, REMOTE);
+      assert.equal(await rowsOf(compute), Array.from({ length: round }, (_, i) => i + 1).join(","));
+    }
+    await main.syncWithWriter(TIMEOUT_MS);
+    assert.equal(main.error, undefined);
+    const branch = await lab.compute(await lab.branch(main), REMOTE);
+    assert.equal(await rowsOf(branch), "1,2,3");
+  },
+);
