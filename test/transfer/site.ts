@@ -79,6 +79,8 @@ export class Site implements AsyncDisposable {
   /** Bytes of the last connection, both directions. */
   lastBytes = 0;
   cutLast: (() => void) | undefined;
+  /** Where the records of the last write start. */
+  lastStarts: readonly Lsn[] = [];
   /** What the other side threw last. */
   otherError: unknown;
 
@@ -228,7 +230,8 @@ export class Site implements AsyncDisposable {
       endLsn: store.durableLsn,
     });
     await store[Symbol.asyncDispose]();
-    rmSync(directory, { recursive: true, force: true });
+    await this.files.removeTree(directory);
+    this.lastStarts = writer.starts;
     return writer.ends;
   }
 
@@ -331,6 +334,7 @@ function fields(value: unknown): JsonFields {
 
 /** Puts records, each of a few pages; keeps the index of record starts as ingest does. */
 class Writer {
+  readonly starts: Lsn[] = [];
   readonly ends: Lsn[] = [];
   private readonly store: TimelineStore;
   private readonly random: SeededRandom;
@@ -382,6 +386,7 @@ class Writer {
       this.layerIsNew = false;
     }
     this.window.add(start);
+    this.starts.push(start);
     this.end = end;
     this.ends.push(end);
   }

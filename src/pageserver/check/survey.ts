@@ -7,6 +7,7 @@ import type { NeonError } from "../../base/errors.ts";
 import { type TimelineId, isId } from "../../base/ids.ts";
 import type { Files } from "../../base/seams.ts";
 import { Findings } from "../../storage/findings.ts";
+import { STAGING_DIRECTORY } from "../transfer/staging-directory.ts";
 import { TEMPORARY_SUFFIX } from "../timeline/json-file.ts";
 import { METADATA_FILE, type TimelineMetadata, readTimelineMetadata } from "../timeline/metadata.ts";
 import { type RefFiles, type Refs, readRefFiles } from "../timeline/refs.ts";
@@ -110,7 +111,8 @@ async function surveyTenantFile<T extends ServedTimeline>(
     findings.addError(error, path);
   }
   for (const name of await files.list(directory)) {
-    if (name === tenantFile || name === "refs" || name === "timelines") continue;
+    if (name === tenantFile || name === "refs" || name === "timelines" || name === STAGING_DIRECTORY)
+      continue;
     const isOurs = name === tenantFile + TEMPORARY_SUFFIX;
     findings.garbage(
       isOurs ? "an interrupted write left it" : "it is nothing of ours",

@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
 import { type TenantId, isId, newTenantId, parseTenantId } from "../../base/ids.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
+import { STAGING_DIRECTORY } from "../transfer/staging-directory.ts";
 import { SerialQueue } from "./serial-queue.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 import { Tenant, type TenantDependencies } from "./tenant.ts";
@@ -143,6 +144,9 @@ export class Tenants<T extends ServedTimeline> implements AsyncDisposable {
         hint: "Restore tenant.json, or move the directory away.",
       });
     }
+    // The beginning of a push that may go on.
+    const staged = await files.list(join(directory, STAGING_DIRECTORY)).catch(() => []);
+    if (staged.length > 0) return;
     await files.removeTree(directory);
     log.info({ path: directory }, "removed a tenant whose creation was interrupted");
   }

@@ -86,8 +86,10 @@ function decideNamed(input: DecisionInput, chain: readonly ChainSection[], named
 
 function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): Decision {
   const common = commonPoint(input, chain);
+  // A root has its import even where nothing was written; other timelines may be left out unless they get the name.
+  const isRoot = (index: number): boolean => common === undefined && index === 0;
   const spans = spansAfter(chain, common?.lsn).filter(
-    (span, index, all) => span.toLsn > span.fromLsn || index === all.length - 1,
+    (span, index, all) => span.toLsn > span.fromLsn || index === all.length - 1 || isRoot(index),
   );
   const taken = new Set(input.theirs.keys());
   const steps: TransferStep[] = [];
@@ -103,7 +105,7 @@ function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): De
       ancestor: isExtension ? undefined : before,
       fromLsn: span.fromLsn,
       toLsn: span.toLsn,
-      spans: span.toLsn > span.fromLsn ? [span] : [],
+      spans: span.toLsn > span.fromLsn || isRoot(index) ? [span] : [],
     });
     before = { timelineId, lsn: span.toLsn };
   }

@@ -87,14 +87,24 @@ export async function converse<R>(
   try {
     return await Promise.race([talking, interrupted.promise]);
   } catch (error) {
-    // A channel that takes nothing more must not keep us.
-    void peer.tell(error).then(() => channel.end().catch(() => undefined));
-    await Promise.race([talking.catch(() => undefined), sleep(GRACE_MS, undefined, { ref: false })]);
+    await withinGrace(peer.tell(error));
+    await withinGrace(channel.end());
+    await withinGrace(talking);
     throw error;
   } finally {
     signal.removeEventListener("abort", onAbort);
-    await channel.end().catch(() => undefined);
+    await withinGrace(channel.end());
   }
+}
+
+/** A channel that takes nothing more must not keep us. */
+async function withinGrace(work: Promise<unknown>): Promise<void> {
+  const limit = new AbortController();
+  await Promise.race([
+    work.catch(() => undefined),
+    sleep(GRACE_MS, undefined, { ref: false, signal: limit.signal }).catch(() => undefined),
+  ]);
+  limit.abort();
 }
 
 export function interruption(signal: AbortSignal): unknown {

@@ -71,13 +71,12 @@ export class TransferService {
   /** Sends a branch to another pageserver. Returns the last event, `done`. */
   async performPush(fields: JsonFields, emit: Emit, signal: AbortSignal): Promise<object> {
     const { tenantId, branch, other, dryRun, origin } = readRequest(fields);
-    const tenant = this.dependencies.tenants.get(tenantId);
-    tenant.branch(branch);
+    this.dependencies.tenants.get(tenantId).branch(branch);
     checkRefName(other);
     await using connection = await this.dependencies.connect(origin, signal);
     const channel = await connection.copyBoth(commandText("branch_push", tenantId, other));
     const progress = this.progressEvents("send", emit);
-    const outcome = await this.sendBranch(channel, tenant, branch, {
+    const outcome = await this.sendBranch(channel, branch, {
       operation: "push",
       tenantId,
       dryRun,
@@ -139,7 +138,7 @@ export class TransferService {
     const tenantId = fields.tenantId("tenant_id");
     const branch = fields.text("branch");
     fields.end();
-    await this.sendBranch(channel, this.dependencies.tenants.get(tenantId), branch, {
+    await this.sendBranch(channel, branch, {
       operation: "pull",
       tenantId,
       dryRun: false,
@@ -166,11 +165,11 @@ export class TransferService {
 
   private sendBranch(
     channel: Channel,
-    tenant: Tenant<ServedTimeline>,
     branch: string,
     options: Omit<SenderOptions, "tenant" | "timelineId" | "scratchDirectory">,
   ): ReturnType<typeof send> {
     return converse(channel, options.signal, async (peer) => {
+      const tenant = this.dependencies.tenants.get(options.tenantId);
       const timelineId = await timelineToSend(tenant, branch);
       const scratchDirectory = this.claims.scratchDirectory(options.tenantId);
       return send(peer, { ...options, tenant, timelineId, scratchDirectory }, this.dependencies);

@@ -16,8 +16,7 @@ import { type Chunk, sameBytes, sha256 } from "./frames.ts";
 import { CHUNK_SIZE } from "./limits.ts";
 import { type PlannedLayer, chunkCount, chunkSize } from "./plan.ts";
 import { layerDigest } from "./sender.ts";
-
-export const STAGING_DIRECTORY = "staging";
+import { STAGING_DIRECTORY } from "./staging-directory.ts";
 
 /** Which staging directories are in use: two transfers to one branch must not write to the same files. */
 export class StagingClaims {
