@@ -183,7 +183,10 @@ export class TimelineStore implements AsyncDisposable {
    * memory, readable, and the next call tries again.
    */
   flush(): Promise<void> {
-    this.flushing ??= this.flushAll();
+    // Forgotten behind the assignment, also where nothing has to be written and it is over at once.
+    this.flushing ??= this.flushAll().finally(() => {
+      this.flushing = undefined;
+    });
     return this.flushing;
   }
 
@@ -434,12 +437,8 @@ export class TimelineStore implements AsyncDisposable {
   }
 
   private async flushAll(): Promise<void> {
-    try {
-      for (let layer = this.frozen.at(-1); layer !== undefined; layer = this.frozen.at(-1)) {
-        await this.flushLayer(layer);
-      }
-    } finally {
-      this.flushing = undefined;
+    for (let layer = this.frozen.at(-1); layer !== undefined; layer = this.frozen.at(-1)) {
+      await this.flushLayer(layer);
     }
   }
 
