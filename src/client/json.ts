@@ -4,6 +4,7 @@
  */
 import { ErrorCode, NeonError } from "../base/errors.ts";
 import { type TimelineId, type WriterEpoch, isId } from "../base/ids.ts";
+import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 
 export type JsonObject = Readonly<Record<string, unknown>>;
@@ -66,3 +67,17 @@ export const timelineIdField = (object: JsonObject, field: string): TimelineId =
   idField(object, field) as TimelineId;
 export const writerEpochField = (object: JsonObject, field: string): WriterEpoch =>
   idField(object, field) as WriterEpoch;
+
+/** Where the WAL of a branch comes from; undefined where it is missing or null. */
+export function optionalLineageField(object: JsonObject, field: string): Lineage | undefined {
+  const value = object[field];
+  if (value === undefined || value === null) return undefined;
+  const lineage = asObject(value, field);
+  return {
+    entries: arrayField(lineage, "entries").map((item) => {
+      const entry = asObject(item, `${field}.entries[]`);
+      return { startLsn: lsnField(entry, "start_lsn"), epoch: textField(entry, "epoch") };
+    }),
+    endLsn: lsnField(lineage, "end_lsn"),
+  };
+}

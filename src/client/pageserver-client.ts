@@ -2,6 +2,7 @@
 import type { Readable } from "node:stream";
 import { ErrorCode, NeonError } from "../base/errors.ts";
 import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from "../base/ids.ts";
+import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { type FsckReport, fsckReportOf } from "./fsck-report.ts";
 import { type HttpCall, readBody, requestJson, requestJsonLines, sendRequest } from "./http.ts";
@@ -11,6 +12,7 @@ import {
   asObject,
   lsnField,
   numberField,
+  optionalLineageField,
   optionalNumberField,
   optionalTextField,
   textField,
@@ -67,7 +69,8 @@ export interface BranchInfo {
   readonly writer: WriterInfo | null;
   readonly createdAt: string | null;
   readonly physicalBytes: number | null;
-  readonly upstream: string | null;
+  /** Who wrote it, through all its ancestors; undefined for a branch that cannot be read. */
+  readonly lineage: Lineage | undefined;
 }
 
 /** A new branch as the server reports it. */
@@ -472,6 +475,6 @@ function branchOf(object: JsonObject): BranchInfo {
     writer: writerOf(object["writer"]),
     createdAt: optionalTextField(object, "created_at"),
     physicalBytes: optionalNumberField(object, "physical_bytes"),
-    upstream: optionalTextField(object, "upstream"),
+    lineage: optionalLineageField(object, "lineage"),
   };
 }

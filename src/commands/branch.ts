@@ -9,7 +9,8 @@ import { ancestorJson, branchJson, originText } from "./shared/branch-json.ts";
 export default class Branch extends BaseCommand {
   static override summary = "List branches as a tree, create, delete or rename one.";
   static override description =
-    "Without arguments: the tree of branches, each with the LSN at which it left its parent.\n\n" +
+    "Without arguments: the tree of branches, each with the LSN at which it left its parent, and with its upstream, if it " +
+    "has been pushed or pulled: equal, ahead, behind or diverged as of the last contact (`neon fetch` asks again).\n\n" +
     "With NAME: creates a branch at POINT, in constant time at any size. POINT defaults to the end of main, " +
     "every commit that has returned included. It is BRANCH, BRANCH@LSN, BRANCH@TIME (ISO 8601, local unless it " +
     "has an offset) or BRANCH@AGE (10m, 2h, 3d); a timeline id may stand in the place of BRANCH.\n\n" +
@@ -44,16 +45,18 @@ export default class Branch extends BaseCommand {
     if (flags.move && point === undefined) throw missingArgument("neon branch -m: what is the new name?");
     const repository = await this.findRepository(flags);
     const client = await this.pageserverOf(repository, flags);
-    if (name === undefined) return this.list(client);
+    if (name === undefined) return this.list(repository, client);
     if (flags.delete) return this.delete(repository, client, name);
     if (flags.move) return this.rename(client, name, point ?? "");
     return this.create(client, name, point);
   }
 
-  private async list(client: PageserverClient): Promise<JsonFields> {
+  private async list(repository: Repository, client: PageserverClient): Promise<JsonFields> {
     const { formatBranchTree } = await import("./shared/branch-tree.ts");
     const { paint } = await import("./shared/output.ts");
+    const { STANDING_STYLES, standingText, upstreamReports } = await import("./shared/upstream.ts");
     const branches = await client.listBranches();
+    const upstreams = upstreamReports(repository, client.tenantId, branches);
     if (branches.length === 0) this.say("There is no branch.");
     else {
       const problems = new Map(
@@ -61,11 +64,16 @@ export default class Branch extends BaseCommand {
       );
       const note = (name: string): string => {
         const problem = problems.get(name);
-        return problem === undefined ? "" : `  ${paint("red", problem)}`;
+        const upstream = upstreams.get(name);
+        const there = upstream && `[${upstream.origin}:${upstream.branch}: ${standingText(upstream)}]`;
+        return (
+          (upstream ? `  ${paint(STANDING_STYLES[upstream.state], there ?? "")}` : "") +
+          (problem === undefined ? "" : `  ${paint("red", problem)}`)
+        );
       };
       this.print(formatBranchTree(branches, note));
     }
-    return { branches: branches.map(branchJson) };
+    return { branches: branches.map((branch) => branchJson(branch, upstreams.get(branch.name))) };
   }
 
   private async create(
@@ -95,6 +103,8 @@ export default class Branch extends BaseCommand {
     const branch = await client.getBranch(name);
     await this.refuseWhileUsed(repository, client, branch);
     await client.deleteBranch(name);
+    const { forgetUpstream } = await import("../repository/origins.ts");
+    await forgetUpstream(repository, branch.timelineId);
     const origin = branch.ancestor ? `, forked from ${originText(branch.ancestor)}` : "";
     this.print(`Deleted branch ${name} (timeline ${branch.timelineId}${origin})`);
     return { name, timeline_id: branch.timelineId, ancestor: ancestorJson(branch.ancestor) };

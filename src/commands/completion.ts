@@ -66,6 +66,13 @@ export default class Completion extends BaseCommand {
           const computes = computesOf(repository, await this.pageserverOf(repository, flags));
           return (await computes.list()).map((compute) => compute.name);
         }),
+      origins: () => orNone(async () => Object.keys((await this.findRepository(flags)).config.origins)),
+      tenants: () =>
+        orNone(async () => {
+          const repository = await this.findRepository(flags);
+          const client = await this.pageserverOf(repository, flags, { timeoutMs: NAMES_TIMEOUT_MS });
+          return (await client.listTenants()).map((tenant) => tenant.tenantId);
+        }),
       settings: () =>
         orNone(async () => {
           const repository = await this.findRepository(flags);

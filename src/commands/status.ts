@@ -5,12 +5,13 @@ import type { PageserverReport } from "../compute/pageserver-process.ts";
 import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
 import { branchJson } from "./shared/branch-json.ts";
 import { formatBytes, formatTable, paint } from "./shared/output.ts";
+import { type UpstreamReport, standingText, upstreamReports } from "./shared/upstream.ts";
 
 export default class Status extends BaseCommand {
   static override summary = "What is running, how far it is, and what is wrong.";
   static override description =
     "Shows the pageserver, the computes and the branches. LAG is what a compute has written and the pageserver has " +
-    "not taken in yet. The exit code is 0 whatever the state; scripts look at --json.";
+    "not taken in yet; UPSTREAM how a branch stands to where it is pushed to or pulled from, as of the last contact. The exit code is 0 whatever the state; scripts look at --json.";
   static override examples = ["<%= config.bin %> status", "<%= config.bin %> status --json"];
 
   async run(): Promise<JsonFields> {
@@ -28,7 +29,8 @@ export default class Status extends BaseCommand {
     const warning = serverWarning(server, computes);
     if (warning) this.say(`${paint("yellow", "warning:", process.stderr)} ${warning}`);
     if (computes.length > 0) this.print(`\n${computeLines(computes)}`);
-    if (branches.length > 0) this.print(`\n${branchLines(branches)}`);
+    const upstreams = upstreamReports(repository, client.tenantId, branches);
+    if (branches.length > 0) this.print(`\n${branchLines(branches, upstreams)}`);
     for (const problem of branchProblems(branches)) {
       this.say(`${paint("red", "error:", process.stderr)} ${problem}`);
     }
@@ -42,7 +44,7 @@ export default class Status extends BaseCommand {
         started_at: server.startedAt,
       },
       computes: computes.map(computeJson),
-      branches: branches.map(branchJson),
+      branches: branches.map((branch) => branchJson(branch, upstreams.get(branch.name))),
     };
   }
 }
@@ -92,15 +94,25 @@ function computeLines(computes: readonly ComputeInfo[]): string {
   );
 }
 
-function branchLines(branches: readonly BranchInfo[]): string {
+function branchLines(
+  branches: readonly BranchInfo[],
+  upstreams: ReadonlyMap<string, UpstreamReport>,
+): string {
+  // Where nothing was ever shared, the column would only be empty.
+  const upstream = (name: string): string[] => {
+    if (upstreams.size === 0) return [];
+    const report = upstreams.get(name);
+    return [report ? `${report.origin}:${report.branch}, ${standingText(report)}` : "-"];
+  };
   return formatTable(
-    ["BRANCH", "LSN", "LAG", "SIZE", "STATE"],
+    ["BRANCH", "LSN", "LAG", "SIZE", "STATE", ...(upstreams.size > 0 ? ["UPSTREAM"] : [])],
     branches.map((branch) => [
       branch.name,
       formatLsn(branch.lastRecordLsn),
       branch.lagBytes === null ? "-" : formatBytes(branch.lagBytes),
       branch.physicalBytes === null ? "-" : formatBytes(branch.physicalBytes),
       branch.state,
+      ...upstream(branch.name),
     ]),
   );
 }

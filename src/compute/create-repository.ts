@@ -33,6 +33,13 @@ export interface CreateRepositoryOptions {
   readonly onStep: (step: string) => void;
 }
 
+export interface CreatedRepository<T> {
+  readonly repository: Repository;
+  readonly filled: T;
+  /** Stops its pageserver and removes it again, with the directory if that was made for it. */
+  readonly remove: () => Promise<void>;
+}
+
 /** Throws `exists` for a complete repository, `conflict` where `.neon` is something else or another init is at work. */
 export async function checkRoot(root: string): Promise<void> {
   const state = await repositoryState(root);
@@ -48,7 +55,7 @@ export async function checkRoot(root: string): Promise<void> {
 export async function createRepository<T>(
   options: CreateRepositoryOptions,
   fill: (repository: Repository, startPageserver: () => Promise<void>) => Promise<T>,
-): Promise<{ readonly repository: Repository; readonly filled: T }> {
+): Promise<CreatedRepository<T>> {
   const { root, onStep } = options;
   await checkRoot(root);
   const directory = join(root, ".neon");
@@ -77,7 +84,12 @@ export async function createRepository<T>(
   undo.move();
   port.release();
   lock.release();
-  return { repository, filled };
+  const remove = async (): Promise<void> => {
+    await stopServer(new PageserverProcess(repository), repository);
+    await takeBack(root);
+    if (created !== undefined) rmSync(created, { recursive: true, force: true });
+  };
+  return { repository, filled, remove };
 }
 
 /** Errors say what is needed to understand them once the half-made repository is gone. */

@@ -201,7 +201,7 @@ export class FakePageserver implements ComputePageserver, AsyncDisposable {
         : null,
       createdAt: null,
       physicalBytes: null,
-      upstream: null,
+      lineage: undefined,
     };
   }
 

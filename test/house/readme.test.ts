@@ -232,7 +232,7 @@ test("the README names every resource manager that is not supported, and no othe
 test("the README lists all commands and no others", () => {
   const section = /^## Commands\n([^]*?)^## /m.exec(read("README.md"))?.[1] ?? "";
   const cells = [...section.matchAll(/^\|(.*?)\|/gm)].map((match) => match[1] ?? "").join(" ");
-  const listed = [...cells.matchAll(/`neon ([a-z ]+)`/g)].map((match) => match[1] ?? "");
+  const listed = [...cells.matchAll(/`neon ([a-z -]+)`/g)].map((match) => match[1] ?? "");
   const commands = filesBelow("src/commands", ".ts")
     .filter((path) => !path.startsWith("src/commands/shared/"))
     .map((path) => path.slice("src/commands/".length, -".ts".length).replaceAll("/", " "));

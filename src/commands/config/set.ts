@@ -49,7 +49,7 @@ export default class ConfigSet extends BaseCommand {
     if (args.key.startsWith("pageserver.")) {
       this.say("It holds from the next start on: `neon stop` and `neon start`.");
     }
-    return { key: args.key, value: value ?? null };
+    return { key: args.key, value: found.key.secret && value !== undefined ? shown : (value ?? null) };
   }
 }
 

@@ -37,9 +37,13 @@ export abstract class BaseCommand extends Command {
     }),
   };
 
+  /** What to do after Ctrl-C, for commands that can be gone on with. */
+  protected afterInterruption: string | undefined;
+
   protected readonly interruption = new Interruption((signal) => {
-    reportFailure(failureOfSignal(signal), this.jsonEnabled());
-    process.exit(failureOfSignal(signal).exitCode);
+    const failure = failureOfSignal(signal, this.afterInterruption);
+    reportFailure(failure, this.jsonEnabled());
+    process.exit(failure.exitCode);
   });
 
   /** Returns what --json prints beside `ok`. */
@@ -80,7 +84,7 @@ export abstract class BaseCommand extends Command {
     const failure =
       received === undefined
         ? failureOf(error, (this.id ?? "").replaceAll(":", " "))
-        : failureOfSignal(received);
+        : failureOfSignal(received, this.afterInterruption);
     process.exitCode = failure.exitCode;
     reportFailure(failure, this.jsonEnabled());
     if (process.env["NEON_DEBUG"]) console.error(error);

@@ -2,9 +2,10 @@
 import { formatLsn } from "../../base/lsn.ts";
 import type { AncestorInfo, BranchInfo } from "../../client/pageserver-client.ts";
 import type { JsonFields } from "./base-command.ts";
+import { type UpstreamReport, upstreamJson } from "./upstream.ts";
 
-/** A branch in JSON; more than the fields that scripts are promised. */
-export function branchJson(branch: BranchInfo): JsonFields {
+/** A branch in JSON, with how it stands to its upstream; more than the fields that scripts are promised. */
+export function branchJson(branch: BranchInfo, upstream: UpstreamReport | undefined): JsonFields {
   return {
     name: branch.name,
     timeline_id: branch.timelineId,
@@ -17,7 +18,7 @@ export function branchJson(branch: BranchInfo): JsonFields {
     writer: branch.writer?.name ?? null,
     created_at: branch.createdAt,
     physical_bytes: branch.physicalBytes,
-    upstream: branch.upstream,
+    upstream: upstreamJson(upstream),
   };
 }
 

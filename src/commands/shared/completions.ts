@@ -20,6 +20,8 @@ export interface CompletableCommand {
 export interface NameSources {
   readonly branches: () => Promise<readonly string[]>;
   readonly computes: () => Promise<readonly string[]>;
+  readonly origins: () => Promise<readonly string[]>;
+  readonly tenants: () => Promise<readonly string[]>;
   readonly settings: () => Promise<readonly string[]>;
 }
 
@@ -70,6 +72,7 @@ async function candidatesOf(
   );
   if (flag && flag[1].type === "option") {
     if (flag[1].options) return flag[1].options;
+    if (flag[0] === "tenant-id") return names.tenants();
     return flag[0] === "branch" ? names.branches() : [];
   }
   if (current.startsWith("-")) return Object.keys(command.flags).map((name) => `--${name}`);
@@ -86,12 +89,28 @@ async function candidatesOf(
     case "pg:psql":
     case "logs":
       return names.computes();
+    case "push":
+    case "pull":
+      return argumentsIn(command, before) === 0 ? names.branches() : names.origins();
+    case "fetch":
+    case "origin:remove":
+    case "origin:rename":
+    case "origin:set-url":
+      return names.origins();
+    case "tenant:use":
+    case "tenant:delete":
+      return names.tenants();
     case "config:get":
     case "config:set":
       return names.settings();
     default:
       return [];
   }
+}
+
+/** How many arguments stand behind the command already. */
+function argumentsIn(command: CompletableCommand, before: readonly string[]): number {
+  return before.slice(command.id.split(":").length).filter((word) => !word.startsWith("-")).length;
 }
 
 /** The script for a shell: it asks `neon completion --words` at each press of the tabulator. */

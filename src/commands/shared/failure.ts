@@ -46,11 +46,11 @@ export class UnknownCommandError extends Error {
   }
 }
 
-export function failureOfSignal(signal: NodeJS.Signals): Failure {
+export function failureOfSignal(signal: NodeJS.Signals, hint?: string): Failure {
   return {
     code: "interrupted",
     message: `interrupted by ${signal}`,
-    hint: undefined,
+    hint,
     exitCode: signalExitCode(signal),
   };
 }

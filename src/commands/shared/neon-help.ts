@@ -5,7 +5,8 @@ const GETTING_STARTED = `$ neon init                        a repository with an
 $ neon pg create main              a Postgres on it; prints its connection string
 $ neon branch dev                  forks main as it is now, in no time at any size
 $ neon pg create dev               a second Postgres, at the same time
-$ neon branch before main@10m      main as it was ten minutes ago`;
+$ neon branch before main@10m      main as it was ten minutes ago
+$ neon push main ORIGIN            sends what is missing there (neon origin add, neon clone)`;
 
 const ENVIRONMENT = `NEON_REPO_DIR  the repository, instead of searching upward
 NEON_PG_BIN    directory with the Postgres programs

@@ -42,6 +42,12 @@ export class Progress implements Disposable {
     this.doneBytes += sizeBytes;
   }
 
+  /** Says how far the current step is. */
+  set(doneBytes: number, totalBytes: number | undefined): void {
+    this.doneBytes = doneBytes;
+    this.totalBytes = totalBytes;
+  }
+
   /** Milliseconds since the first step. */
   get elapsedMs(): number {
     return performance.now() - this.startedAt;
