@@ -6,6 +6,7 @@ import {
   asObject,
   numberField,
   optionalNumberField,
+  optionalTextField,
   textField,
   timelineIdField,
 } from "./json.ts";
@@ -59,15 +60,53 @@ export function fsckReportOf(answer: JsonObject): FsckReport {
 function partOf(object: JsonObject): FsckPart {
   return {
     state: textField(object, "state"),
-    details: arrayField(object, "details").map((item) => {
-      const finding = asObject(item, "details[]");
+    details: findingsOf(object, "details"),
+    omitted: numberField(object, "omitted"),
+  };
+}
+
+function findingsOf(object: JsonObject, name: string): FsckFinding[] {
+  return arrayField(object, name).map((item) => {
+    const finding = asObject(item, `${name}[]`);
+    return {
+      kind: textField(finding, "kind"),
+      what: textField(finding, "what"),
+      file: textField(finding, "file"),
+      offset: optionalNumberField(finding, "offset"),
+    };
+  });
+}
+
+/** One thing that a repair does, or did. */
+export interface RepairStep {
+  /** Of what was found: `garbage` or `corrupt`. */
+  readonly kind: FsckState;
+  readonly what: string;
+  readonly file: string;
+  /** Why it failed. */
+  readonly error: string | null;
+}
+
+export interface RepairReport {
+  /** False for a mere plan. */
+  readonly applied: boolean;
+  readonly steps: readonly RepairStep[];
+  /** What was found and nothing is done about; `what` says why. */
+  readonly left: readonly FsckFinding[];
+}
+
+export function repairReportOf(answer: JsonObject): RepairReport {
+  return {
+    applied: answer["applied"] === true,
+    steps: arrayField(answer, "steps").map((item) => {
+      const step = asObject(item, "steps[]");
       return {
-        kind: textField(finding, "kind"),
-        what: textField(finding, "what"),
-        file: textField(finding, "file"),
-        offset: optionalNumberField(finding, "offset"),
+        kind: textField(step, "kind"),
+        what: textField(step, "what"),
+        file: textField(step, "file"),
+        error: optionalTextField(step, "error"),
       };
     }),
-    omitted: numberField(object, "omitted"),
+    left: findingsOf(answer, "left"),
   };
 }

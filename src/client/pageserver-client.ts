@@ -4,7 +4,7 @@ import { ErrorCode, NeonError } from "../base/errors.ts";
 import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from "../base/ids.ts";
 import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
-import { type FsckReport, fsckReportOf } from "./fsck-report.ts";
+import { type FsckReport, type RepairReport, fsckReportOf, repairReportOf } from "./fsck-report.ts";
 import { type HttpCall, readBody, requestJson, requestJsonLines, sendRequest } from "./http.ts";
 import {
   type JsonObject,
@@ -125,6 +125,11 @@ const TIMEOUT_MS = 30_000;
 /** Creating a branch or a writer may wait for WAL; an import writes a whole database. */
 const LONG_TIMEOUT_MS = 10 * 60_000;
 
+interface FsckOptions {
+  readonly progress?: (doneBytes: number, totalBytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
 export class PageserverClient {
   readonly baseUrl: string;
   readonly tenantId: TenantId;
@@ -232,24 +237,28 @@ export class PageserverClient {
   }
 
   /** Has the server read and verify everything that the tenant has on disk. */
-  async fsck(options: {
-    progress?: (doneBytes: number, totalBytes: number) => void;
-    signal?: AbortSignal;
-  }): Promise<FsckReport> {
-    const result = await requestJsonLines(
-      this.target(),
-      {
-        method: "GET",
-        path: this.tenantPath("/fsck"),
-        timeoutMs: LONG_TIMEOUT_MS,
-        signal: options.signal,
-      },
-      (value) => {
-        const { done_bytes: done, total_bytes: total } = asObject(value, "progress");
-        if (typeof done === "number" && typeof total === "number") options.progress?.(done, total);
-      },
+  async fsck(options: FsckOptions): Promise<FsckReport> {
+    return fsckReportOf(await this.checkFiles({ method: "GET", path: this.tenantPath("/fsck") }, options));
+  }
+
+  /** Has the server do something about what a check finds; without `apply` it only says what that would be. */
+  async repair(options: FsckOptions & { apply: boolean }): Promise<RepairReport> {
+    const body = { apply: options.apply };
+    return repairReportOf(
+      await this.checkFiles({ method: "POST", path: this.tenantPath("/repair"), body }, options),
     );
-    return fsckReportOf(asObject(result, "result"));
+  }
+
+  private async checkFiles(
+    request: { method: "GET" | "POST"; path: string; body?: JsonObject },
+    { signal, progress }: FsckOptions,
+  ): Promise<JsonObject> {
+    const options = { ...request, timeoutMs: LONG_TIMEOUT_MS, signal };
+    const result = await requestJsonLines(this.target(), options, (value) => {
+      const { done_bytes: done, total_bytes: total } = asObject(value, "progress");
+      if (typeof done === "number" && typeof total === "number") progress?.(done, total);
+    });
+    return asObject(result, "result");
   }
 
   /** The end of the last record at or below the LSN, or of the last commit at or before the time. */

@@ -1,5 +1,7 @@
 import { ErrorCode, NeonError } from "../base/errors.ts";
-import type { FsckFinding, FsckPart, FsckReport } from "../client/fsck-report.ts";
+import { Flags } from "@oclif/core";
+import type { FsckFinding, FsckPart, FsckReport, RepairReport } from "../client/fsck-report.ts";
+import type { PageserverClient } from "../client/pageserver-client.ts";
 import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
 import { type Style, formatTable, paint } from "./shared/output.ts";
 
@@ -10,36 +12,43 @@ const STYLES: Readonly<Record<string, Style>> = {
   corrupt: "red",
 };
 
+interface WatchOptions {
+  readonly signal: AbortSignal;
+  readonly progress: (doneBytes: number, totalBytes: number) => void;
+}
+
 export default class Fsck extends BaseCommand {
-  static override summary = "Verify everything that the pageserver has on disk.";
+  static override summary = "Verify everything that the pageserver has on disk, and repair what can be.";
   static override description =
     "Reads every file of every timeline and holds it against checksums and against the others: layer files and their " +
     "indexes, whether they cover the history without a hole, the WAL behind them, metadata and refs. The pageserver " +
-    "goes on working meanwhile. Changes nothing.\n\n" +
+    "goes on working meanwhile. Changes nothing, unless it is told to with --repair --yes.\n\n" +
     "Each timeline is `clean`; `garbage`: it has leftovers that the next start removes; `corrupt`: with file and " +
     "offset of what is damaged; or `not checked`, with the reason. The exit code is 0 for the first two, 7 if " +
-    "anything is corrupt, else 8 if something could not be checked.";
-  static override examples = ["<%= config.bin %> fsck", "<%= config.bin %> fsck --json"];
+    "anything is corrupt, else 8 if something could not be checked.\n\n" +
+    "--repair shows what could be done about it: remove leftovers, write small files again from what the pageserver " +
+    "knows, make an index again from the layers, and name a branch's timeline where there is no doubt which it is. " +
+    "With --yes it is done. What is whole is never touched, and what is in doubt is left with the reason; then the exit " +
+    "code is 7, as it is while damage waits to be repaired.";
+  static override examples = [
+    "<%= config.bin %> fsck",
+    "<%= config.bin %> fsck --repair",
+    "<%= config.bin %> fsck --repair --yes",
+  ];
+  static override flags = {
+    repair: Flags.boolean({ summary: "Show what could be done about what is found." }),
+    yes: Flags.boolean({ summary: "With --repair: do it.", default: false }),
+  };
 
   async run(): Promise<JsonFields> {
     const { flags } = await this.parse(Fsck);
+    if (flags.yes && !flags.repair) {
+      throw new NeonError(ErrorCode.Usage, "--yes says that a repair is to be done, but --repair is missing");
+    }
     const repository = await this.findRepository(flags);
     const client = await this.pageserverOf(repository, flags);
-    const { Progress } = await import("./shared/progress.ts");
-    using progress = new Progress({ silent: this.jsonEnabled() });
-    let begun = false;
-    let doneBytes = 0;
-    progress.begin("verifying");
-    const report = await client.fsck({
-      signal: this.interruption.signal,
-      progress: (done, total) => {
-        if (!begun) progress.begin("verifying", total);
-        begun = true;
-        progress.advance(done - doneBytes);
-        doneBytes = done;
-      },
-    });
-    progress.end();
+    if (flags.repair) return this.repair(client, flags.yes);
+    const report = await this.watch((options) => client.fsck(options));
     this.show(report);
     const fields = {
       state: report.state,
@@ -53,6 +62,41 @@ export default class Fsck extends BaseCommand {
       tenant: report.tenant,
     };
     const failure = failureIn(report);
+    return failure === undefined ? fields : this.withFailure(fields, failure);
+  }
+
+  /** Shows how far the work has come. */
+  private async watch<T>(work: (options: WatchOptions) => Promise<T>): Promise<T> {
+    const { Progress } = await import("./shared/progress.ts");
+    using progress = new Progress({ silent: this.jsonEnabled() });
+    let begun = false;
+    let doneBytes = 0;
+    progress.begin("verifying");
+    const result = await work({
+      signal: this.interruption.signal,
+      progress: (done, total) => {
+        if (!begun) progress.begin("verifying", total);
+        begun = true;
+        progress.advance(done - doneBytes);
+        doneBytes = done;
+      },
+    });
+    progress.end();
+    return result;
+  }
+
+  private async repair(client: PageserverClient, apply: boolean): Promise<JsonFields> {
+    const report = await this.watch((options) => client.repair({ ...options, apply }));
+    for (const { what, file, error } of report.steps) {
+      const verb = error !== null ? paint("red", "failed") : paint("green", apply ? "done" : "would do");
+      this.print(`${verb}: ${file}: ${what}${error === null ? "" : `: ${error}`}`);
+    }
+    for (const finding of report.left) this.print(`left: ${describe(finding)}`);
+    if (report.steps.length + report.left.length === 0) this.print("nothing to repair");
+    else if (!apply && report.steps.length > 0)
+      this.say("Nothing was changed. `neon fsck --repair --yes` does it.");
+    const fields = { applied: report.applied, steps: report.steps, left: report.left };
+    const failure = failureOfRepair(report);
     return failure === undefined ? fields : this.withFailure(fields, failure);
   }
 
@@ -80,6 +124,22 @@ function shown(state: string): string {
 function describe({ kind, what, file, offset }: FsckFinding): string {
   const place = offset === null ? file : `${file}, offset ${offset}`;
   return `${paint(STYLES[kind] ?? "yellow", shown(kind))}: ${place}: ${what}`;
+}
+
+function failureOfRepair({ applied, steps, left }: RepairReport): NeonError | undefined {
+  const failed = steps.filter((step) => step.error !== null).length;
+  const damaged = left.filter((finding) => finding.kind === "corrupt").length;
+  if (failed + damaged > 0) {
+    const message = `${failed + damaged} of the places with damage could not be repaired`;
+    const hint =
+      "Branches at points before the damage may still be whole. A compute on the branch has its own copy of the data.";
+    return new NeonError(ErrorCode.Corrupt, message, { hint });
+  }
+  const waiting = applied ? 0 : steps.filter((step) => step.kind === "corrupt").length;
+  if (waiting === 0) return undefined;
+  return new NeonError(ErrorCode.Corrupt, `${waiting} damaged files wait to be repaired`, {
+    hint: "Run `neon fsck --repair --yes`.",
+  });
 }
 
 function failureIn(report: FsckReport): NeonError | undefined {

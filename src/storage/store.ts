@@ -311,6 +311,11 @@ export class TimelineStore implements AsyncDisposable {
     return this.set.pathOf(layer.name);
   }
 
+  /** Writes the index again as it is, for one whose copy on disk is damaged. */
+  rewriteIndex(): Promise<void> {
+    return this.set.publish({});
+  }
+
   /** The layer files, in the order in which they were added. */
   layers(): readonly LayerDescriptor[] {
     return this.set.map.layers.map((layer) => layer.descriptor);

@@ -85,3 +85,49 @@ test("states, places and exit codes", async (t) => {
   const good = json(await run("--json"));
   assert.deepEqual([good["ok"], good["state"], "error" in good], [true, "clean", false]);
 });
+
+test("a repair is a plan until it is told to be done", async (t) => {
+  const root = temporaryDirectory(t);
+  let answer: object = {};
+  const asked: unknown[] = [];
+  await fakeRepository(t, root, (request, response) => {
+    asked.push([request.method, request.url.split("/").at(-1), request.body]);
+    response.writeHead(200, { "content-type": "application/x-ndjson" });
+    response.end(`${JSON.stringify({ result: answer })}\n`);
+  });
+  const run = (...args: string[]) => neon(["fsck", "--repair", ...args], { cwd: root });
+  const step = (kind: string, error: string | null) => ({
+    kind,
+    what: "makes it again",
+    file: "/data/index.json",
+    error,
+  });
+
+  answer = { applied: false, steps: [step("corrupt", null)], left: [] };
+  const plan = await run();
+  assert.equal(plan.code, 7);
+  assert.match(plan.stdout, /^would do: \/data\/index\.json: makes it again$/m);
+  assert.match(plan.stderr, /Nothing was changed/);
+  assert.match(plan.stderr, /1 damaged files wait to be repaired/);
+
+  answer = { applied: false, steps: [step("garbage", null)], left: [] };
+  assert.equal((await run()).code, 0);
+
+  answer = { applied: true, steps: [step("corrupt", null)], left: [] };
+  const done = await run("--yes");
+  assert.deepEqual([done.code, done.stderr], [0, ""]);
+  assert.match(done.stdout, /^done: /);
+
+  answer = { applied: true, steps: [step("corrupt", "ENOSPC")], left: damaged.details };
+  const partly = await run("--yes", "--json");
+  const value = json(partly);
+  assert.deepEqual([partly.code, value["ok"], value["applied"]], [7, false, true]);
+  assert.deepEqual(value["left"], damaged.details);
+
+  answer = { applied: false, steps: [], left: [] };
+  const nothing = await run();
+  assert.deepEqual([nothing.code, nothing.stdout], [0, "nothing to repair\n"]);
+  assert.deepEqual(asked.at(0), ["POST", "repair", '{"apply":false}']);
+  assert.deepEqual(asked.at(2), ["POST", "repair", '{"apply":true}']);
+  assert.equal((await neon(["fsck", "--yes"], { cwd: root })).code, 2);
+});

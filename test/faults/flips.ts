@@ -14,14 +14,14 @@ import { TINY_START, TinyWal } from "./tiny-cluster.ts";
 /** Branches with the LSN up to which their WAL was acknowledged. */
 type Acknowledged = ReadonlyMap<string, number>;
 
-interface Specimen {
+export interface Specimen {
   readonly wal: TinyWal;
   readonly acknowledged: Acknowledged;
   readonly files: FaultyFiles;
 }
 
 /** Two branches with layers of both kinds, and WAL that is in no layer, as a kill leaves them. */
-async function makeSpecimen(random: SeededRandom): Promise<Specimen> {
+export async function makeSpecimen(random: SeededRandom): Promise<Specimen> {
   const wal = new TinyWal(random, 16_000);
   const files = new FaultyFiles({ random: () => random.u32() });
   files.addDirectory("/work");

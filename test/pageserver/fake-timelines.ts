@@ -153,6 +153,10 @@ export class FakeTimeline implements ServedTimeline {
     return Promise.resolve({ store: undefined, wal: undefined });
   }
 
+  rewriteFiles(): Promise<void> {
+    return this.store(this.metadata);
+  }
+
   async close(): Promise<void> {
     this.closed = true;
   }

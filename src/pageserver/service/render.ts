@@ -1,7 +1,9 @@
 /** Domain objects as the API shows them: snake_case, LSNs as `X/Y`, times in ISO 8601. */
 import type { TimelineId } from "../../base/ids.ts";
 import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
+import type { Finding } from "../../storage/findings.ts";
 import type { CheckReport, TenantReport } from "../check/check-tenant.ts";
+import type { RepairReport } from "../check/repair.ts";
 import type { AncestorPoint } from "../timeline/metadata.ts";
 import type { ServedTimeline, WriterStatus } from "../timeline/served-timeline.ts";
 import type { Verification } from "../verify/verify-directory.ts";
@@ -97,6 +99,15 @@ export function renderCheck(report: TenantReport): object {
   };
 }
 
+/** What was done about damage, or could be. */
+export function renderRepair({ applied, steps, left }: RepairReport): object {
+  return {
+    applied,
+    steps: steps.map(({ kind, what, file, error }) => ({ kind, what, file, error: error ?? null })),
+    left: left.map(renderFinding),
+  };
+}
+
 /** What the comparison of a directory has found. */
 export function renderVerification({ pages, differences, omitted }: Verification): object {
   return {
@@ -114,7 +125,7 @@ export function renderVerification({ pages, differences, omitted }: Verification
 function renderPart({ state, details, omitted }: CheckReport): object {
   return {
     state,
-    details: details.map(({ kind, what, file, offset }) => ({ kind, what, file, offset: offset ?? null })),
+    details: details.map(renderFinding),
     omitted,
   };
 }
@@ -128,4 +139,8 @@ function renderAncestor(tenant: Tenant<ServedTimeline>, ancestor: AncestorPoint 
   if (!ancestor) return null;
   const name: string | undefined = tenant.nameOf(ancestor.timelineId satisfies TimelineId);
   return { name: name ?? null, timeline_id: ancestor.timelineId, lsn: formatLsn(ancestor.lsn) };
+}
+
+function renderFinding({ kind, what, file, offset }: Finding): object {
+  return { kind, what, file, offset: offset ?? null };
 }

@@ -15,6 +15,7 @@ import { backup as recoveryBackup, plan as recoveryPlan } from "./recovery-route
 import {
   renderBranch,
   renderCheck,
+  renderRepair,
   renderCreatedBranch,
   renderDamagedBranch,
   renderTenant,
@@ -72,6 +73,7 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>, users: Users): Rou
     .add("DELETE", `${t}/branch/:name`, inTenant(deleteBranch))
     .add("POST", `${t}/branch/:name/rename`, inTenant(renameBranch))
     .add("GET", `${t}/fsck`, inTenant(fsck))
+    .add("POST", `${t}/repair`, inTenant(repair))
     .add("POST", `${tl}/resolve`, onTimeline(resolve))
     .add("POST", `${tl}/writer`, onTimeline(openWriter))
     .add("DELETE", `${tl}/writer/:epoch`, onTimeline(closeWriter))
@@ -160,6 +162,22 @@ function fsck(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<Answ
       return renderCheck(report);
     }),
   );
+}
+
+async function repair(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<Answer> {
+  const body = await request.body();
+  const apply = body.boolean("apply");
+  body.end();
+  return jsonLines(async ({ signal, progress }) => {
+    const report = await tenant.repair({
+      apply,
+      signal,
+      progress: (done, total) => {
+        progress({ done_bytes: done, total_bytes: total });
+      },
+    });
+    return renderRepair(report);
+  });
 }
 
 async function resolve(

@@ -18,6 +18,8 @@ export class DurableMark {
   private readonly path: string;
   private readonly files: Files;
   private written: Lsn | undefined;
+  /** One after the other: they use one temporary file. */
+  private last: Promise<unknown> = Promise.resolve();
 
   constructor(path: string, files: Files) {
     this.path = path;
@@ -35,9 +37,20 @@ export class DurableMark {
     return lsn;
   }
 
+  /** Notes it again, even if it is noted already. */
+  rewrite(lsn: Lsn): Promise<void> {
+    this.written = undefined;
+    return this.write(lsn);
+  }
+
   /** Notes that everything below `lsn` is on disk, unless it is noted already. */
-  async write(lsn: Lsn): Promise<void> {
-    if (lsn === this.written) return;
+  write(lsn: Lsn): Promise<void> {
+    const turn = this.last.then(() => (lsn === this.written ? undefined : this.writeNow(lsn)));
+    this.last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  private async writeNow(lsn: Lsn): Promise<void> {
     const temporary = `${this.path}.tmp`;
     const file = await this.files.open(temporary, "w");
     try {

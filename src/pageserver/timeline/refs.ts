@@ -6,7 +6,7 @@
  * no 32 hexadecimal digits, because they are a timeline id.
  */
 import { join } from "node:path";
-import { ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
+import { ErrorCode, NeonError, assert, corrupt } from "../../base/errors.ts";
 import { type TimelineId, isId } from "../../base/ids.ts";
 import type { Files } from "../../base/seams.ts";
 import { TEMPORARY_SUFFIX, readJsonFile, writeJsonFile } from "./json-file.ts";
@@ -146,10 +146,7 @@ export class Refs {
       });
     }
     const ref: Ref = { name, timelineId: next, upstream: current?.upstream };
-    await writeJsonFile(this.files, this.path(name), MAGIC, VERSION, {
-      timeline_id: ref.timelineId,
-      upstream: ref.upstream ?? null,
-    });
+    await this.write(ref);
     this.remember(ref);
   }
 
@@ -171,6 +168,29 @@ export class Refs {
     await this.files.remove(this.path(name));
     this.forget(ref);
     await this.files.syncDirectory(this.directory);
+  }
+
+  /** Writes the file of a branch again, from memory. */
+  async rewrite(name: string): Promise<void> {
+    const ref = this.byName.get(name);
+    if (!ref) throw branchNotFound(name);
+    await this.write(ref);
+  }
+
+  /** Gives a branch whose file is damaged a timeline. */
+  async restore(name: string, timelineId: TimelineId): Promise<void> {
+    assert(this.damaged.has(name), `the file of branch ${name} is damaged`);
+    const ref: Ref = { name, timelineId, upstream: undefined };
+    await this.write(ref);
+    this.damaged.delete(name);
+    this.remember(ref);
+  }
+
+  private write(ref: Ref): Promise<void> {
+    return writeJsonFile(this.files, this.path(ref.name), MAGIC, VERSION, {
+      timeline_id: ref.timelineId,
+      upstream: ref.upstream ?? null,
+    });
   }
 
   private remember(ref: Ref): void {

@@ -120,6 +120,8 @@ export interface ServedTimeline {
   recoverySource(): Promise<RecoverySource>;
   /** Waits for layers that are being written. */
   work(): Promise<TimelineWork>;
+  /** Writes its small files again from what is in memory, for those whose copies on disk are damaged. */
+  rewriteFiles(): Promise<void>;
   /** Stops following the writer (the right to write stays stored), writes what must be written. Idempotent. */
   close(): Promise<void>;
 }

@@ -16,6 +16,7 @@ import type { Clock, Files, Random } from "../../base/seams.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
 import { type TenantCheckOptions, type TenantReport, checkTenant } from "../check/check-tenant.ts";
+import { type RepairReport, repairTenant } from "../check/repair.ts";
 import { surveyTenant } from "../check/survey.ts";
 import { readJsonFile, removeInterruptedWrite, writeJsonFile } from "./json-file.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
@@ -283,6 +284,23 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     );
     const isAlive = (id: TimelineId): boolean => this.timelines.settled().has(id);
     return checkTenant(survey, files, { ...options, isAlive });
+  }
+
+  /** Does something about what a check finds, or only says what could be done. What becomes readable is opened. */
+  async repair(options: Omit<TenantCheckOptions, "isAlive"> & { apply: boolean }): Promise<RepairReport> {
+    const report = await this.check(options);
+    return this.changes.run(async () => {
+      const { directory, refs, timelines, metadata } = this;
+      const { files } = this.dependencies;
+      const writeTenantFile = (): Promise<void> => writeTenantMetadata(files, directory, metadata);
+      const subject = { directory, tenantFile: TENANT_FILE, refs, timelines, writeTenantFile };
+      const repaired = await repairTenant(subject, report, files, {
+        signal: options.signal,
+        apply: options.apply,
+      });
+      if (options.apply && repaired.steps.length > 0) await timelines.openAgain(metadata.cluster, refs);
+      return repaired;
+    });
   }
 
   /**

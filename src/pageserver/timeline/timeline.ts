@@ -330,6 +330,12 @@ export class Timeline implements ServedTimeline {
     };
   }
 
+  async rewriteFiles(): Promise<void> {
+    await this.saveMetadata(this.metadata);
+    await this.store.rewriteIndex();
+    await this.intake?.mark.rewrite(this.intake.durableLsn);
+  }
+
   /** Puts what is in memory into layer files. */
   async checkpoint(): Promise<void> {
     await this.intake?.checkpoint();

@@ -84,6 +84,34 @@ export class Timelines<T extends ServedTimeline> {
     await this.removeLeftovers();
   }
 
+  /** Tries again to open what refs reach and is not open: after a repair. */
+  async openAgain(cluster: ClusterIdentity | undefined, refs: Refs): Promise<void> {
+    const metadata = new Map<TimelineId, TimelineMetadata>();
+    const wanted = refs.list().map((ref) => ref.timelineId);
+    for (let id = wanted.pop(); id !== undefined; id = wanted.pop()) {
+      if (metadata.has(id) || this.entries.get(id)?.kind === "open") continue;
+      const read = await readTimelineMetadata(this.dependencies.files, this.path(id), id).catch(
+        () => undefined,
+      );
+      if (read === undefined) continue;
+      metadata.set(id, read);
+      if (read.ancestor) wanted.push(read.ancestor.timelineId);
+    }
+    for (const id of ancestorsFirst(metadata)) {
+      const read = metadata.get(id);
+      // So that those opened first are closed last.
+      this.entries.delete(id);
+      if (read) await this.openOne(read, cluster);
+    }
+  }
+
+  /** Removes the directory of a timeline that is not open and that no ref reaches; does nothing for any other. */
+  async removeUnnamed(id: TimelineId, refs: Refs): Promise<void> {
+    if (this.entries.has(id) || this.unsettled.has(id) || refs.namesOf(id).length > 0) return;
+    if (refs.damaged.size > 0) return;
+    await this.dependencies.files.removeTree(this.path(id));
+  }
+
   get size(): number {
     return this.entries.size - this.unsettled.size;
   }

@@ -82,7 +82,7 @@ export class WalIntake implements WalSink {
   private failed: Error | undefined;
   /** What the decoder threw, if it was the decoder. */
   private decodeError: unknown;
-  private readonly mark: DurableMark;
+  readonly mark: DurableMark;
   private readonly markTimer: NodeJS.Timeout;
   private readonly timer: NodeJS.Timeout;
   private layerSince = 0;

@@ -1,0 +1,132 @@
+/**
+ * An index that cannot be read, made again from the layer files, which say themselves what they hold. Only where that
+ * leaves no doubt: every file whole, no two that hold the same, no hole between them.
+ */
+import type { Lsn } from "../base/lsn.ts";
+import type { Files } from "../base/seams.ts";
+import { type CheckOptions, checkLayer } from "./check-layer.ts";
+import { Findings } from "./findings.ts";
+import { holesIn } from "./fsck.ts";
+import { INDEX_FILE_NAME, TEMPORARY_SUFFIX, type TimelineIndex, encodeIndex } from "./index-file.ts";
+import type { KeyRange } from "./key-range.ts";
+import { compareKeys } from "./key.ts";
+import { decodeFooter, decodeHeader } from "./layer-codec.ts";
+import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
+import { FOOTER_SIZE, HEADER_SIZE, LayerKind } from "./layer-format.ts";
+import { readExactly } from "./read-file.ts";
+import { StoreCache } from "./store-cache.ts";
+
+export interface RebuildOptions extends CheckOptions {
+  /** Where the timeline begins; of a root, where its first images are. */
+  readonly startLsn?: Lsn | undefined;
+  /** A store without ancestor must hold images of all keys in this range where it begins. */
+  readonly imagesOf?: KeyRange | undefined;
+}
+
+export type RebuiltIndex =
+  | { readonly kind: "index"; readonly index: TimelineIndex }
+  /** Why there can be none. */
+  | { readonly kind: "impossible"; readonly why: string };
+
+/** Reads every layer file in a directory; writes nothing. */
+export async function rebuildIndex(
+  directory: string,
+  options: RebuildOptions,
+  files: Files,
+): Promise<RebuiltIndex> {
+  const impossible = (why: string): RebuiltIndex => ({ kind: "impossible", why });
+  const names = (await files.list(directory)).filter((name) => /\.(delta|image)$/.test(name));
+  const layers: LayerDescriptor[] = [];
+  for (const name of names) {
+    const read = await describeLayer(directory, name, options, files);
+    if (typeof read === "string") return impossible(`${name}: ${read}`);
+    layers.push(read);
+  }
+  layers.sort((a, b) => numberOf(a) - numberOf(b));
+  const twice = overlap(layers);
+  if (twice !== undefined) return impossible(`${twice.join(" and ")} hold the same part of the history`);
+  const startLsn = options.startLsn ?? firstImage(layers);
+  if (startLsn === undefined) return impossible("there is no image to begin with");
+  const durableLsn = layers.reduce((end, layer) => (layer.endLsn > end ? layer.endLsn : end), startLsn);
+  const nextFile = layers.reduce((next, layer) => Math.max(next, numberOf(layer) + 1), 1);
+  const index: TimelineIndex = { startLsn, durableLsn, nextFile, layers };
+  const [hole] = holesIn(index, options.imagesOf);
+  return hole === undefined ? { kind: "index", index } : impossible(`the timeline ${hole}`);
+}
+
+/** Puts an index in the place of one that cannot be read. Durable when it returns. */
+export async function replaceIndex(directory: string, index: TimelineIndex, files: Files): Promise<void> {
+  const path = `${directory}/${INDEX_FILE_NAME}`;
+  const handle = await files.open(path + TEMPORARY_SUFFIX, "w");
+  try {
+    await handle.write(encodeIndex(index), 0);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await files.rename(path + TEMPORARY_SUFFIX, path);
+  await files.syncDirectory(directory);
+}
+
+/** What a layer file says about itself, once all of it has been verified; or what is wrong with it. */
+async function describeLayer(
+  directory: string,
+  name: string,
+  options: CheckOptions,
+  files: Files,
+): Promise<LayerDescriptor | string> {
+  const path = `${directory}/${name}`;
+  const findings = new Findings();
+  await using cache = new StoreCache({ capacityBytes: 0, handlesMax: 1 }, { files });
+  try {
+    const descriptor = await readDescriptor(path, name, files);
+    await checkLayer(new LayerFile(path, descriptor, cache), findings, options);
+    if (findings.list[0] === undefined) return descriptor;
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    findings.addError(error, path);
+  }
+  return findings.list[0]?.what ?? "it cannot be read";
+}
+
+async function readDescriptor(path: string, name: string, files: Files): Promise<LayerDescriptor> {
+  const handle = await files.open(path, "r");
+  try {
+    const sizeBytes = await handle.size();
+    const head = await readExactly(handle, 0, HEADER_SIZE, path);
+    const { kind, startLsn, endLsn } = decodeHeader(head, path);
+    const foot = await readExactly(handle, Math.max(sizeBytes - FOOTER_SIZE, 0), FOOTER_SIZE, path);
+    const { range, valueCount } = decodeFooter(foot, sizeBytes, path);
+    return { name, kind, startLsn, endLsn, range, sizeBytes, valueCount };
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Names of files begin with a number that only grows. */
+function numberOf(layer: LayerDescriptor): number {
+  const number = Number.parseInt(layer.name, 10);
+  return Number.isSafeInteger(number) ? number : 0;
+}
+
+function firstImage(layers: readonly LayerDescriptor[]): Lsn | undefined {
+  const images = layers.filter((layer) => layer.kind === LayerKind.Image).map((layer) => layer.endLsn);
+  return images.sort((a, b) => a - b)[0];
+}
+
+/** Two layers of a kind that share keys and LSNs: one of them was replaced by the other, or never counted. */
+function overlap(layers: readonly LayerDescriptor[]): [string, string] | undefined {
+  for (const [i, a] of layers.entries()) {
+    for (const b of layers.slice(i + 1)) {
+      if (a.kind !== b.kind || !shareKeys(a.range, b.range)) continue;
+      const share =
+        a.kind === LayerKind.Image ? a.endLsn === b.endLsn : a.startLsn < b.endLsn && b.startLsn < a.endLsn;
+      if (share) return [a.name, b.name];
+    }
+  }
+  return undefined;
+}
+
+function shareKeys(a: KeyRange, b: KeyRange): boolean {
+  return compareKeys(a.from, b.to) < 0 && compareKeys(b.from, a.to) < 0;
+}
