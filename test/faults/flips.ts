@@ -3,6 +3,7 @@
  * read, or by the check; or it has changed nothing, and everything acknowledged is there and right.
  */
 import assert from "node:assert/strict";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import type { TenantReport } from "../../src/pageserver/check/check-tenant.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
@@ -38,8 +39,11 @@ export async function makeSpecimen(random: SeededRandom): Promise<Specimen> {
     ["main", await scene.feed(main, wal, wal.endLsn)],
     ["dev", await scene.feed(dev, wal, TINY_START + 12_000)],
   ]);
+  // The WAL logs make room ahead after they have acknowledged.
+  for (let turn = 0; turn < 20; turn++) await nextTurn();
   const killed = files.afterKill();
   await scene.stop();
+  assert.ok(!killed.paths().some((path) => path.endsWith(".tmp")), "nothing is half done");
   return { wal, acknowledged, files: killed };
 }
 

@@ -1,7 +1,7 @@
 /** `neon fsck --repair`: what it plans, what it does, and what it keeps its hands off. */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import type { RepairReport } from "../../src/pageserver/check/repair.ts";
+import type { RepairReport, RepairStep } from "../../src/pageserver/check/repair.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { SeededRandom } from "../support/random.ts";
 import { type Specimen, makeSpecimen } from "./flips.ts";
@@ -62,7 +62,10 @@ class Patient implements AsyncDisposable {
 
   contents(): Map<string, string> {
     return new Map(
-      this.files.paths().map((path) => [path, Buffer.from(this.files.contentOf(path)).toString("base64")]),
+      this.files
+        .paths()
+        .filter((path) => !path.endsWith(".tmp"))
+        .map((path) => [path, Buffer.from(this.files.contentOf(path)).toString("base64")]),
     );
   }
 
@@ -78,6 +81,10 @@ function spoil(files: FaultyFiles, path: string | undefined): void {
   bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 4;
   files.replaceContent(path, bytes);
 }
+
+/** Steps about damage; leftovers of the moment of the kill may be removed beside. */
+const mended = (steps: readonly RepairStep[]): RepairStep[] =>
+  steps.filter((step) => step.kind === "corrupt");
 
 const indexesOf = (paths: readonly string[]): string[] =>
   paths.filter((path) => path.endsWith("/index.json"));
@@ -138,7 +145,7 @@ test("where it is not clear which timeline is whose, nothing is done", async (t)
   });
   const before = patient.contents();
   const { steps, left } = await patient.repair(true);
-  assert.deepEqual(steps, []);
+  assert.deepEqual(mended(steps), []);
   assert.ok(left.some(({ what }) => what.includes("several branches are damaged")));
   assert.deepEqual(patient.contents(), before);
 });
@@ -156,7 +163,7 @@ test("what is lost is left as it is, with the reason", async (t) => {
   });
   const before = patient.contents();
   const { steps, left } = await patient.repair(true);
-  assert.deepEqual(steps, []);
+  assert.deepEqual(mended(steps), []);
   assert.ok(
     left.some(({ what }) => /cannot be made again: .*\.delta: /.test(what)),
     JSON.stringify(left),
@@ -172,7 +179,7 @@ test("two layers that hold the same leave a doubt, and nothing is done", async (
     spoil(files, `${delta.slice(0, delta.lastIndexOf("/"))}/index.json`);
   });
   const { steps, left } = await patient.repair(true);
-  assert.deepEqual(steps, []);
+  assert.deepEqual(mended(steps), []);
   assert.ok(
     left.some(({ what }) => what.includes("hold the same part of the history")),
     JSON.stringify(left),
