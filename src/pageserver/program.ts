@@ -36,5 +36,5 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     checkpointDistanceBytes: options.checkpointDistanceBytes,
     checkpointTimeoutMs: options.checkpointTimeoutMs,
   });
-  return { ...shared, timelines };
+  return { ...shared, timelines, pages };
 }

@@ -9,9 +9,14 @@ import type { Logger } from "pino";
 import type { Clock, Files, Random } from "../base/seams.ts";
 import type { PageserverOptions } from "./options.ts";
 import { HttpService } from "./service/http-service.ts";
+import { PageCache } from "./read/page-cache.ts";
+import { PageReaders } from "./read/timeline-pages.ts";
+import { adminCommands } from "./service/libpq/admin-commands.ts";
+import { backupCommands } from "./service/libpq/backup-commands.ts";
 import { generalCommands } from "./service/libpq/commands.ts";
 import type { LibpqCommand } from "./service/libpq/command.ts";
 import { LibpqService } from "./service/libpq/libpq-service.ts";
+import { pagestreamCommands } from "./service/libpq/pagestream.ts";
 import { transferCommands } from "./service/libpq/transfer-commands.ts";
 import { ServerCertificate } from "./service/server-certificate.ts";
 import { Users } from "./service/users.ts";
@@ -31,6 +36,8 @@ export interface PageserverDependencies<T extends ServedTimeline> {
   readonly random: Random;
   readonly log: Logger;
   readonly timelines: TimelineFactory<T>;
+  /** For pages that clients fetch one by one; one of its own unless given. */
+  readonly pages?: PageCache;
 }
 
 export const systemClock: Clock = { now: () => Date.now() };
@@ -81,6 +88,9 @@ export class Pageserver implements AsyncDisposable {
       );
       const libpq = await libpqService(options, dependencies, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
+        ...adminCommands({ tenants, settings: shownSettings(options) }),
+        ...backupCommands(tenants),
+        ...pagestreamCommands({ tenants, readers: new PageReaders(pageCache(options, dependencies)) }),
         ...transferCommands(
           new TransferService({ ...dependencies, tenants, tenantsDirectory, connect: connectOrigin }),
         ),
@@ -148,6 +158,20 @@ export class Pageserver implements AsyncDisposable {
     }
     this.log.info("stopped");
   }
+}
+
+function pageCache(options: PageserverOptions, { pages }: { readonly pages?: PageCache }): PageCache {
+  return pages ?? new PageCache({ capacityBytes: options.cacheBytes });
+}
+
+/** What the command `show` answers. */
+function shownSettings(options: PageserverOptions): Readonly<Record<string, string | number>> {
+  return {
+    checkpoint_distance: options.checkpointDistanceBytes,
+    checkpoint_timeout: `${options.checkpointTimeoutMs}ms`,
+    cache_size: options.cacheBytes,
+    log_level: options.logLevel,
+  };
 }
 
 /** The libpq service, where there is an address for it. */

@@ -6,7 +6,7 @@
 import { ByteReader } from "../base/bytes.ts";
 import { ErrorCode, NeonError, assert, corrupt } from "../base/errors.ts";
 import { Backend, describeFrame } from "./backend.ts";
-import { Frontend, encodeCopyData, encodeCopyDone } from "./frontend.ts";
+import { Frontend, encodeCopyData, encodeCopyDatas, encodeCopyDone } from "./frontend.ts";
 import type { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
 import { errorFromResponse } from "./wire-errors.ts";
@@ -86,6 +86,12 @@ export class CopyChannel implements Channel {
     assert(!this.weEnded, "nothing is sent after the end of a channel");
     assert(payload.length <= COPY_DATA_SIZE_MAX, `a payload of ${payload.length} bytes is too long`);
     await this.connection.write(encodeCopyData(payload));
+  }
+
+  /** Several payloads at once, for fewer and larger writes. */
+  async sendAll(payloads: readonly Uint8Array[]): Promise<void> {
+    assert(!this.weEnded, "nothing is sent after the end of a channel");
+    await this.connection.write(encodeCopyDatas(payloads));
   }
 
   async end(): Promise<void> {

@@ -52,13 +52,25 @@ export const encodeSaslResponse = (response: Uint8Array): Uint8Array => frame("p
 
 /** CopyData, in a buffer of just the right size: payloads may be large. */
 export function encodeCopyData(payload: Uint8Array): Uint8Array {
+  return encodeCopyDatas([payload]);
+}
+
+/** One CopyData for each payload, one behind the other. */
+export function encodeCopyDatas(payloads: readonly Uint8Array[]): Uint8Array {
   const head = 5;
-  const bytes = new Uint8Array(head + payload.length);
-  bytes[0] = Frontend.CopyData;
-  new DataView(bytes.buffer).setUint32(1, head - 1 + payload.length, false);
-  bytes.set(payload, head);
+  let size = 0;
+  for (const payload of payloads) size += head + payload.length;
+  const bytes = Buffer.allocUnsafeSlow(size);
+  let at = 0;
+  for (const payload of payloads) {
+    bytes[at] = Frontend.CopyData;
+    bytes.writeUInt32BE(head - 1 + payload.length, at + 1);
+    bytes.set(payload, at + head);
+    at += head + payload.length;
+  }
   return bytes;
 }
+
 export const encodeCopyFail = (reason: string): Uint8Array => frame("f", (w) => w.cstring(reason));
 export const encodeCopyDone = (): Uint8Array => frame("c", (w) => w);
 export const encodeTerminate = (): Uint8Array => frame("X", (w) => w);

@@ -35,6 +35,8 @@ export interface StatementSession<Identity> {
 export interface StatementChannel extends Channel {
   /** A payload that is here already, without waiting; undefined if none is, or the client has ended. */
   receiveNow(): Uint8Array | undefined;
+  /** Several payloads at once, for fewer and larger writes. */
+  sendAll(payloads: readonly Uint8Array[]): Promise<void>;
 }
 
 export interface Statement<Identity> {

@@ -57,6 +57,8 @@ export interface BaseBackupSource {
    * into it. Otherwise it is as after a clean shutdown.
    */
   readonly recovery?: { readonly checkpointLsn: Lsn; readonly redoLsn: Lsn };
+  /** False leaves the files of relations out, for a compute that fetches pages one by one. */
+  readonly relationFiles?: boolean;
 }
 
 /** Directories that Postgres wants to find, beside those of databases. */
@@ -104,7 +106,7 @@ export async function* writeBackup(source: BaseBackupSource, target: BackupTarge
   await writeDatabases(source, target);
   yield;
   const relations = { ...source, dataChecksums: control.dataChecksums };
-  yield* writeRelationFiles(relations, target);
+  if (source.relationFiles ?? true) yield* writeRelationFiles(relations, target);
   await writeSlrus(source, target);
   yield;
   await writeTwoPhase(source, target);

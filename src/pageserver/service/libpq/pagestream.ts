@@ -1,0 +1,137 @@
+/**
+ * `pagestream_v2` and `pagestream_v3`: single pages and sizes on request, over CopyBoth. Requests may be sent without
+ * waiting for answers; those for pages that are here already are read together. Answers come in the order of requests.
+ */
+import { ErrorCode, NeonError, messageOf, unreachable } from "../../../base/errors.ts";
+import { type Lsn, MAX_LSN, formatLsn, lsnMin } from "../../../base/lsn.ts";
+import type { StatementChannel } from "../../../pgwire/statement.ts";
+import { PageReaders, type TimelinePages } from "../../read/timeline-pages.ts";
+import type { ServedTimeline } from "../../timeline/served-timeline.ts";
+import type { Tenants } from "../../timeline/tenants.ts";
+import type { LibpqCommand } from "./command.ts";
+import { checkTenant } from "./identity.ts";
+import {
+  AnswerWriter,
+  type BadRequest,
+  type StreamRequest,
+  type StreamVersion,
+  decodeStreamRequest,
+} from "./pagestream-format.ts";
+
+/** Requests that are read together at most. */
+const BATCH_MAX = 32;
+/** How long a request waits for WAL up to where it wants to read. */
+const WAIT_MS = 300_000;
+
+export interface PagestreamContext {
+  readonly tenants: Tenants<ServedTimeline>;
+  readonly readers: PageReaders;
+}
+
+export function pagestreamCommands(context: PagestreamContext): LibpqCommand[] {
+  return [pagestream(context, 2), pagestream(context, 3)];
+}
+
+function pagestream({ tenants, readers }: PagestreamContext, version: StreamVersion): LibpqCommand {
+  const name = `pagestream_v${version}`;
+  return {
+    name,
+    synopsis: `${name} TENANT TIMELINE`,
+    summary: "Pages and sizes of relations on request: CopyBoth.",
+    prepare: (args) => {
+      const tenantId = args.tenantId();
+      const timelineId = args.timelineId();
+      return {
+        run: async (session) => {
+          checkTenant(session.identity, tenantId);
+          const timeline = tenants.get(tenantId).timeline(timelineId);
+          const pages = await readers.of(timeline);
+          const stream = new PageStream(timeline, pages, version, session.signal);
+          await stream.serve(await session.copyBoth());
+        },
+      };
+    },
+  };
+}
+
+class PageStream {
+  private readonly timeline: ServedTimeline;
+  private readonly pages: TimelinePages;
+  private readonly version: StreamVersion;
+  private readonly writer: AnswerWriter;
+  private readonly signal: AbortSignal;
+
+  constructor(timeline: ServedTimeline, pages: TimelinePages, version: StreamVersion, signal: AbortSignal) {
+    this.timeline = timeline;
+    this.pages = pages;
+    this.version = version;
+    this.writer = new AnswerWriter(version);
+    this.signal = signal;
+  }
+
+  /** Until the client ends the stream. */
+  async serve(channel: StatementChannel): Promise<void> {
+    for (;;) {
+      const payload = await channel.receive();
+      if (payload === undefined) return;
+      const batch = [payload];
+      while (batch.length < BATCH_MAX) {
+        const more = channel.receiveNow();
+        if (more === undefined) break;
+        batch.push(more);
+      }
+      const requests = batch.map((each) => decodeStreamRequest(each, this.version));
+      const answers = await Promise.all(requests.map((request) => this.answer(request)));
+      this.signal.throwIfAborted();
+      await channel.sendAll(answers);
+    }
+  }
+
+  /** An answer to everything; what goes wrong is an answer as well, and the stream goes on. */
+  private async answer(request: StreamRequest | BadRequest): Promise<Uint8Array> {
+    if (request.kind === "bad") return this.writer.error(request, `Bad request: ${request.message}`);
+    try {
+      const lsn = await this.effectiveLsn(request);
+      return await this.read(request, lsn);
+    } catch (error) {
+      // Bugs end the stream; the log says where they are.
+      if (!(error instanceof NeonError)) throw error;
+      return this.writer.error(request, messageOf(error));
+    }
+  }
+
+  private async read(request: StreamRequest, lsn: Lsn): Promise<Uint8Array> {
+    const { pages, writer } = this;
+    switch (request.kind) {
+      case "page":
+        return writer.page(request, await pages.page(request.fork, request.block, lsn));
+      case "exists":
+        return writer.exists(request, await pages.exists(request.fork, lsn));
+      case "nblocks":
+        return writer.blocks(request, await pages.blocks(request.fork, lsn));
+      case "db-size":
+        return writer.databaseSize(request, await pages.databaseSize(request.dbOid, lsn));
+      case "slru":
+        return writer.slru(request, await pages.slruSegment(request.slru, request.segment, lsn));
+      default:
+        return unreachable(request);
+    }
+  }
+
+  /** Where to read; waits until everything that the answer may depend on is here. */
+  private async effectiveLsn({ lsn, notModifiedSince }: StreamRequest): Promise<Lsn> {
+    if (lsn < notModifiedSince) {
+      throw new NeonError(
+        ErrorCode.Usage,
+        `Bad request: invalid request with request LSN ${formatLsn(lsn)} and not_modified_since ${formatLsn(notModifiedSince)}`,
+      );
+    }
+    const { timeline } = this;
+    if (notModifiedSince > timeline.lastRecordLsn) {
+      if (notModifiedSince === MAX_LSN) throw new NeonError(ErrorCode.Usage, "Bad request: no such LSN");
+      await timeline.waitForLsn(notModifiedSince, WAIT_MS);
+      return notModifiedSince;
+    }
+    return lsnMin(timeline.lastRecordLsn, lsn);
+  }
+}
