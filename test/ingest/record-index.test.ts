@@ -3,7 +3,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Lsn, lsnAlignUp, toLsn } from "../../src/base/lsn.ts";
 import { recordWindowKey, recordWindowOf, windowOfLsn } from "../../src/pageserver/ingest/keyspace.ts";
-import { OpenRecordWindow, decodeRecordWindow } from "../../src/pageserver/ingest/record-index.ts";
+import {
+  OpenRecordWindow,
+  abandonedEntry,
+  decodeRecordWindow,
+} from "../../src/pageserver/ingest/record-index.ts";
 import { type RecordBoundary, findRecordBoundary } from "../../src/pageserver/timeline/record-boundary.ts";
 import { nextRecordLsn, recordEndLsn } from "../../src/postgres/wal/layout.ts";
 import { SeededRandom } from "../support/random.ts";
@@ -28,12 +32,20 @@ function makeRecords(random: SeededRandom, start: Lsn, count: number): RecordBou
 test("an LSN is rounded down to the end of a record", async (t) => {
   const random = SeededRandom.forTest(t);
   const start: RecordBoundary = { previousLsn: toLsn(0x100_0028), endLsn: toLsn(0x101_23a8) };
-  const records = makeRecords(random, start.endLsn, 600);
+  const made = makeRecords(random, start.endLsn, 600);
   const windows = new Map<number, Lsn[]>();
-  for (const { previousLsn } of records) {
+  const records: RecordBoundary[] = [];
+  for (const [i, record] of made.entries()) {
+    const { previousLsn } = record;
+    // Now and then a record is cut off, and the next one begins a page behind it.
+    const next = made[i + 1]?.previousLsn ?? 0;
+    const isCutOff = next % 8192 <= 40 && next > previousLsn && random.chance(0.3);
     const window = windowOfLsn(previousLsn);
-    windows.set(window, [...(windows.get(window) ?? []), previousLsn]);
+    const entry = isCutOff ? abandonedEntry(previousLsn) : previousLsn;
+    windows.set(window, [...(windows.get(window) ?? []), entry]);
+    if (!isCutOff) records.push(record);
   }
+  assert.ok(records.length < made.length && records.length > 500);
   const all = [start, ...records];
   const last = all[all.length - 1] as RecordBoundary;
   const index = {
@@ -55,11 +67,13 @@ test("a window is stored and goes on where it was stored", () => {
   const window = new OpenRecordWindow();
   const base = 7 * 65536;
   window.add(toLsn(base + 40));
+  window.add(abandonedEntry(toLsn(base + 128)));
   window.add(toLsn(base + 65528));
   assert.equal(window.unsaved, true);
   const bytes = window.save();
   assert.equal(window.unsaved, false);
-  assert.deepEqual(decodeRecordWindow(7, bytes), [base + 40, base + 65528]);
+  assert.deepEqual(decodeRecordWindow(7, bytes), [base + 40, base + 124, base + 65528]);
+  assert.deepEqual(window.list(), decodeRecordWindow(7, bytes));
   const again = new OpenRecordWindow();
   again.resume(7, decodeRecordWindow(7, bytes).slice(0, 1));
   again.add(toLsn(base + 800));

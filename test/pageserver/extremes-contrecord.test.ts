@@ -16,7 +16,7 @@ import { Lab } from "./branch-harness.ts";
 import { WalArchive, compareWithRecovery, complainTo } from "./extremes-harness.ts";
 
 const MEGABYTE = 2 ** 20;
-const MESSAGE_BYTES = 100 * MEGABYTE;
+const MESSAGE_BYTES = 60 * MEGABYTE;
 const ATTEMPTS = 10;
 const TIMEOUT_MS = 60_000;
 
@@ -30,7 +30,7 @@ const LOCAL = {
 };
 const REMOTE = { wal_keep_size: "10GB" };
 
-/** Begins a record of 100 MB; returns when some of it has been sent to the pageserver, not all. */
+/** Begins a record of 60 MB; returns when some of it has been sent to the pageserver, not all. */
 async function beginLongRecord(server: TestPostgres): Promise<Promise<unknown>> {
   const before = await server.lsn();
   const client = await server.connect();
@@ -107,7 +107,7 @@ test(
     let main: Timeline = await lab.init();
     let compute = await lab.compute(main, REMOTE);
     await compute.query("create table t (i int)");
-    for (let round = 1; round <= 3; round++) {
+    for (let round = 1; round <= 2; round++) {
       const message = await beginLongRecord(compute);
       main = await lab.reopen(main);
       assert.equal(typeof (await message), "object", "the record is complete in the end");
@@ -115,13 +115,13 @@ test(
       await beginLongRecord(compute);
       await compute.kill();
       await lab.release(compute);
-      if (round === 2) main = await lab.reopen(main);
+      if (round === 1) main = await lab.reopen(main);
       compute = await lab.compute(main, REMOTE);
       assert.equal(await rowsOf(compute), Array.from({ length: round }, (_, i) => i + 1).join(","));
     }
     await main.syncWithWriter(TIMEOUT_MS);
     assert.equal(main.error, undefined);
     const branch = await lab.compute(await lab.branch(main), REMOTE);
-    assert.equal(await rowsOf(branch), "1,2,3");
+    assert.equal(await rowsOf(branch), "1,2");
   },
 );

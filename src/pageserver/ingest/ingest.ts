@@ -9,6 +9,7 @@ import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd } from "../../base/lsn.ts";
 import { Fork } from "../../postgres/constants.ts";
 import { formatRelation } from "../../postgres/relation.ts";
+import { abandonedLsn } from "../../postgres/redo/xlog.ts";
 import { Slru } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { BlockRef, WalRecord } from "../../postgres/wal/record.ts";
@@ -20,7 +21,7 @@ import { redoCheckpointState } from "./checkpoint-redo.ts";
 import { checkSupported, ingestRmgr } from "./ingest-rmgr.ts";
 import { ensureDirectory } from "./ingest-tablespace.ts";
 import { Kind, recordWindowKey, slruPageKey, windowOfLsn } from "./keyspace.ts";
-import type { OpenRecordWindow } from "./record-index.ts";
+import { type OpenRecordWindow, abandonedEntry } from "./record-index.ts";
 import { NO_FORK, type RelationEntry, type RelationTable } from "./relation-table.ts";
 
 /** Changes of the checkpoint state after which its whole value is put instead of the record. */
@@ -267,9 +268,15 @@ export class Ingest {
   }
 
   private noteRecord(record: WalRecord): void {
+    const abandoned = abandonedLsn(record);
+    if (abandoned !== undefined) this.noteStart(abandonedEntry(abandoned), record.endLsn);
+    this.noteStart(record.lsn, record.endLsn);
+  }
+
+  private noteStart(entry: Lsn, endLsn: Lsn): void {
     const { window } = this.state;
-    if (window.unsaved && windowOfLsn(record.lsn) !== window.window) this.saveWindow(record.endLsn);
-    window.add(record.lsn);
+    if (window.unsaved && windowOfLsn(entry) !== window.window) this.saveWindow(endLsn);
+    window.add(entry);
   }
 
   private saveWindow(lsn: Lsn): void {

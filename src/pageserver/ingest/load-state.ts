@@ -15,7 +15,7 @@ import {
   recordWindowKey,
   windowOfLsn,
 } from "./keyspace.ts";
-import { OpenRecordWindow, decodeRecordWindow } from "./record-index.ts";
+import { OpenRecordWindow, decodeRecordWindow, startOfEntry } from "./record-index.ts";
 import { RelationTable } from "./relation-table.ts";
 
 export interface LoadOptions {
@@ -80,7 +80,7 @@ async function resumeWindow(options: LoadOptions): Promise<OpenRecordWindow> {
   if (stored === undefined) return window;
   window.resume(
     number,
-    decodeRecordWindow(number, stored).filter((start) => start >= options.startLsn),
+    decodeRecordWindow(number, stored).filter((entry) => startOfEntry(entry) >= options.startLsn),
   );
   return window;
 }

@@ -2,7 +2,7 @@
 import type { Lsn } from "../../base/lsn.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
-import { decodeRecordWindow } from "../ingest/record-index.ts";
+import { decodeRecordWindow, isAbandoned } from "../ingest/record-index.ts";
 
 /** Ascending, as stored at `lsn`, which is the end of the timeline: with the ancestor's if it has none of its own. */
 export async function storedWindow(store: TimelineStore, window: number, lsn: Lsn): Promise<readonly Lsn[]> {
@@ -19,7 +19,7 @@ export async function lastStoredStart(
   const lowest = windowOfLsn(fromLsn);
   for (let window = windowOfLsn(belowLsn); window >= lowest; window--) {
     const found = (await storedWindow(store, window, belowLsn)).findLast(
-      (start) => start < belowLsn && start >= fromLsn,
+      (entry) => !isAbandoned(entry) && entry < belowLsn && entry >= fromLsn,
     );
     if (found !== undefined) return found;
   }

@@ -11,7 +11,7 @@ import { LayerKind } from "../../storage/layer-format.ts";
 import { LayerWriter, type WrittenLayer } from "../../storage/layer-writer.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
-import { OpenRecordWindow } from "../ingest/record-index.ts";
+import { OpenRecordWindow, startOfEntry } from "../ingest/record-index.ts";
 import { storedWindow } from "../timeline/stored-windows.ts";
 
 /** A section of the history with the store that holds it. */
@@ -65,7 +65,10 @@ async function startsOf(sections: readonly StoredSection[], window: number): Pro
   for (const { store, startLsn, endLsn } of sections) {
     if (startLsn >= endLsn || windowOfLsn(startLsn) > window || windowOfLsn(endLsn) < window) continue;
     const stored = await storedWindow(store, window, store.durableLsn);
-    for (const start of stored) if (start >= startLsn && start < endLsn) starts.push(start);
+    for (const entry of stored) {
+      const start = startOfEntry(entry);
+      if (start >= startLsn && start < endLsn) starts.push(entry);
+    }
   }
   return starts;
 }
