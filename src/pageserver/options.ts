@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
+import type { BackgroundSettings } from "./compaction/background.ts";
 
 export const CONFIG_FILE = "pageserver.toml";
 
@@ -40,6 +41,13 @@ export interface PageserverOptions {
   /** Compare redo with the pages that computes put into their WAL, and stop a timeline at the first difference. */
   readonly verifyRedo: boolean;
   readonly logLevel: LogLevel;
+  readonly maintenance: MaintenanceSettings;
+}
+
+/** Compaction and garbage collection. A period of 0 switches it off. */
+export interface MaintenanceSettings extends BackgroundSettings {
+  /** Layers that were written one by one and are merged together. */
+  readonly flushedLayersMin: number;
 }
 
 export type CommandLine =
@@ -55,6 +63,7 @@ export const USAGE = `usage: pageserver --workdir DIR
 `;
 
 const MIB = 1024 * 1024;
+const DAY_MS = 86_400_000;
 const DEFAULT_LISTEN = "127.0.0.1:9898";
 const TOKEN_LENGTH_MIN = 16;
 const CONFIG_BYTES_MAX = 1024 * 1024;
@@ -115,6 +124,13 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     cacheBytes: settings.read("cache_size", sizeBetween(MIB, 1024 * 1024 * MIB)) ?? 64 * MIB,
     verifyRedo: settings.read("verify_redo", parseBoolean) ?? false,
     logLevel: settings.read("log_level", parseLogLevel) ?? "info",
+    maintenance: {
+      pitrIntervalMs: settings.read("pitr_interval", durationBetween(0, 100 * 366 * DAY_MS)) ?? 7 * DAY_MS,
+      gcHorizonBytes: settings.read("gc_horizon_bytes", sizeBetween(0, 2 ** 50)) ?? 64 * MIB,
+      gcPeriodMs: settings.read("gc_period", durationBetween(0, 7 * DAY_MS)) ?? 3_600_000,
+      compactionPeriodMs: settings.read("compaction_period", durationBetween(0, 7 * DAY_MS)) ?? 20_000,
+      flushedLayersMin: settings.read("compaction_threshold", countBetween(2, 1000)) ?? 8,
+    },
   };
   settings.end();
   if (options.authToken === undefined && !isLoopback(options.listen.host)) {
@@ -233,6 +249,13 @@ const DURATION_UNITS: Readonly<Record<string, number>> = {
 
 function sizeBetween(min: number, max: number): Parser<number> {
   return quantity(SIZE_UNITS, "a size in bytes or with a unit (kB, MB, GB)", min, max);
+}
+
+function countBetween(min: number, max: number): Parser<number> {
+  return (value) =>
+    typeof value === "number" && Number.isInteger(value) && value >= min && value <= max
+      ? value
+      : new Wanted(`a number from ${min} to ${max}`);
 }
 
 function durationBetween(min: number, max: number): Parser<number> {

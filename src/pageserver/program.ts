@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import { messageOf } from "../base/errors.ts";
 import { RealFiles } from "../storage/real-files.ts";
 import { StoreCache } from "../storage/store-cache.ts";
+import { CompactionThread } from "./compaction/compaction-thread.ts";
 import { runPageserver } from "./main.ts";
 import type { PageserverOptions } from "./options.ts";
 import { PageCache } from "./read/page-cache.ts";
@@ -26,6 +27,7 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
   const capacityBytes = options.cacheBytes / 2;
   const cache = new StoreCache({ capacityBytes }, { files });
   const pages = new PageCache({ capacityBytes });
+  const compaction = new CompactionThread(files);
   const shared = { files, clock: systemClock, random: systemRandom, log };
   const timelines = timelineFactory({
     ...shared,
@@ -35,6 +37,8 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     onFatal,
     checkpointDistanceBytes: options.checkpointDistanceBytes,
     checkpointTimeoutMs: options.checkpointTimeoutMs,
+    compaction,
+    flushedLayersMin: options.maintenance.flushedLayersMin,
   });
-  return { ...shared, timelines, pages };
+  return { ...shared, timelines, pages, compaction };
 }

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import type { Logger } from "pino";
 import type { Clock, Files, Random } from "../base/seams.ts";
 import type { PageserverOptions } from "./options.ts";
+import { Background } from "./compaction/background.ts";
 import { HttpService } from "./service/http-service.ts";
 import { PageCache } from "./read/page-cache.ts";
 import { PageReaders } from "./read/timeline-pages.ts";
@@ -38,6 +39,8 @@ export interface PageserverDependencies<T extends ServedTimeline> {
   readonly timelines: TimelineFactory<T>;
   /** For pages that clients fetch one by one; one of its own unless given. */
   readonly pages?: PageCache;
+  /** Where compaction runs; it is ended with the server. */
+  readonly compaction?: AsyncDisposable;
 }
 
 export const systemClock: Clock = { now: () => Date.now() };
@@ -84,7 +87,7 @@ export class Pageserver implements AsyncDisposable {
       const users = new Users(join(options.workdir, "users.json"), dependencies);
       const service = new HttpService(
         { host: options.listen.host, port: options.listen.port, token: options.authToken },
-        { router: buildRoutes(tenants, users), log, status: () => about },
+        { router: buildRoutes(tenants, users, options.maintenance), log, status: () => about },
       );
       const libpq = await libpqService(options, dependencies, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
@@ -95,9 +98,12 @@ export class Pageserver implements AsyncDisposable {
           new TransferService({ ...dependencies, tenants, tenantsDirectory, connect: connectOrigin }),
         ),
       ]);
-      const server = new Pageserver({ service, libpq }, tenants, directory, log);
+      const background = new Background(options.maintenance, { tenants, log });
+      const owned = ownedBy(tenants, background, dependencies.compaction);
+      const server = new Pageserver({ service, libpq }, owned, directory, log);
       await users.open();
       await server.open(options, () => tenants.open(), version);
+      background.start();
       return server;
     } catch (error) {
       // After the server's own stop there is nothing left to give back.
@@ -172,6 +178,15 @@ function shownSettings(options: PageserverOptions): Readonly<Record<string, stri
     cache_size: options.cacheBytes,
     log_level: options.logLevel,
   };
+}
+
+/** Ends compaction first, in the middle of what it does, then waits for what started it, then closes the tenants. */
+function ownedBy(...[tenants, background, compaction]: [AsyncDisposable, AsyncDisposable, AsyncDisposable?]) {
+  const stack = new AsyncDisposableStack();
+  stack.use(tenants);
+  stack.use(background);
+  if (compaction) stack.use(compaction);
+  return stack;
 }
 
 /** The libpq service, where there is an address for it. */

@@ -72,8 +72,8 @@ export type ImagesOf = (range: KeyRange) => ImageSource;
 
 export interface PreparedImages {
   readonly imagesOf: ImagesOf;
-  /** Bytes that exist in a range, at most; what is small beside pages may be left out. */
-  readonly liveBytes: (range: KeyRange) => number;
+  /** Bytes that exist in a range, at most; undefined where that is not known. */
+  readonly liveBytes: (range: KeyRange) => number | undefined;
 }
 
 export interface CompactionTools {

@@ -27,6 +27,8 @@ export interface GarbagePolicy {
   readonly freedPerImage: number;
   /** … and at least this many bytes. */
   readonly freedBytesMin: number;
+  /** Keys that separate what `liveBytes` knows from what it does not. */
+  readonly cuts: readonly Key[];
 }
 
 /** What a read at an LSN sees of one timeline. */
@@ -65,25 +67,33 @@ export async function planImages(
   return joined(units, wanted, levels[0]?.upTo ?? -1);
 }
 
-/** Ranges within `within` in which images free space. `liveBytes` says how large an image would be at most. */
+/**
+ * Ranges within `within` in which images free space. `liveBytes` says how large an image would be at most; where it does
+ * not know, it is taken to be as large as the last one.
+ */
 export async function planGarbageImages(
   level: MapLevel,
   within: KeyRange,
   policy: GarbagePolicy,
-  liveBytes: (range: KeyRange) => number,
+  liveBytes: (range: KeyRange) => number | undefined,
 ): Promise<KeyRange[]> {
-  const units = await measureImages([level], within);
+  const units = await measureImages([level], within, policy.cuts);
   await measureChanges(units, [level]);
   const wanted = units.map((unit) => {
-    const live = liveBytes(unit.range);
+    if (unit.imageLsn === level.upTo) return false;
+    const live = liveBytes(unit.range) ?? unit.imageBytes;
     const freed = unit.imageBytes + unit.changeBytes - live;
     return freed >= policy.freedBytesMin && freed >= live * policy.freedPerImage;
   });
   return joined(units, wanted, level.upTo);
 }
 
-async function measureImages(levels: readonly MapLevel[], within: KeyRange): Promise<Unit[]> {
-  const cuts: Key[] = [within.from, within.to];
+async function measureImages(
+  levels: readonly MapLevel[],
+  within: KeyRange,
+  extraCuts: readonly Key[] = [],
+): Promise<Unit[]> {
+  const cuts: Key[] = [within.from, ...extraCuts, within.to];
   const images = new Map<LayerFile, Awaited<ReturnType<LayerFile["open"]>>>();
   for (const { map, upTo } of levels) {
     for (const image of map.images) {

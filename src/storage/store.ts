@@ -77,6 +77,7 @@ export class TimelineStore implements AsyncDisposable {
   /** Newest first. Replaced, never changed: readers keep the list they began with. */
   private frozen: readonly MemoryLayer[] = [];
   private flushing: Promise<void> | undefined;
+  private announced: { readonly cutoffLsn: Lsn; readonly points: ReadonlySet<Lsn> } | undefined;
   private readonly imaging = new Set<Promise<void>>();
 
   private constructor(options: StoreOptions, set: LayerSet, files: Files) {
@@ -140,11 +141,19 @@ export class TimelineStore implements AsyncDisposable {
       : retention.points.find((point) => point.lsn === lsn);
   }
 
-  /** Throws `not_found` if history at an LSN of this timeline, not an ancestor's, was given up. */
+  /** Throws `not_found` if history at an LSN of this timeline, not an ancestor's, was given up or is about to be. */
   checkReadable(lsn: Lsn): void {
-    const cutoff = this.gcCutoffLsn;
-    if (lsn < cutoff && lsn >= this.startLsn && this.retainedPoint(lsn) === undefined)
-      throw belowCutoff(lsn, cutoff);
+    if (lsn < this.startLsn) return;
+    const { announced, gcCutoffLsn } = this;
+    if (lsn < gcCutoffLsn && this.retainedPoint(lsn) === undefined) throw belowCutoff(lsn, gcCutoffLsn);
+    if (announced && lsn < announced.cutoffLsn && !announced.points.has(lsn))
+      throw belowCutoff(lsn, announced.cutoffLsn);
+  }
+
+  /** From now on nobody begins to read below a cutoff, except at some points; until disposed of. */
+  announceCutoff(cutoffLsn: Lsn, points: ReadonlySet<Lsn>): Disposable {
+    this.announced = { cutoffLsn, points };
+    return { [Symbol.dispose]: () => void (this.announced = undefined) };
   }
 
   /** Memory of the open layer in bytes. */

@@ -67,6 +67,13 @@ export class Harness implements AsyncDisposable {
       cacheBytes: 1,
       verifyRedo: false,
       logLevel: "warn",
+      maintenance: {
+        pitrIntervalMs: 0,
+        gcHorizonBytes: 0,
+        gcPeriodMs: 0,
+        compactionPeriodMs: 0,
+        flushedLayersMin: 8,
+      },
     };
     try {
       const server = await Pageserver.start(settings, {

@@ -18,6 +18,13 @@ void test("defaults", () => {
     cacheBytes: 64 * 1024 * 1024,
     verifyRedo: false,
     logLevel: "info",
+    maintenance: {
+      pitrIntervalMs: 7 * 86_400_000,
+      gcHorizonBytes: 64 * 1024 * 1024,
+      gcPeriodMs: 3_600_000,
+      compactionPeriodMs: 20_000,
+      flushedLayersMin: 8,
+    },
   });
 });
 
@@ -33,6 +40,11 @@ void test("every setting, in every unit", () => {
      checkpoint_timeout = "5min"
      cache_size = 1048576
      verify_redo = true
+     pitr_interval = "2h"
+     gc_horizon_bytes = 0
+     gc_period = 0
+     compaction_period = "5s"
+     compaction_threshold = 4
      log_level = "debug"`,
     WHERE,
   );
@@ -48,6 +60,13 @@ void test("every setting, in every unit", () => {
     cacheBytes: 1_048_576,
     verifyRedo: true,
     logLevel: "debug",
+    maintenance: {
+      pitrIntervalMs: 7_200_000,
+      gcHorizonBytes: 0,
+      gcPeriodMs: 0,
+      compactionPeriodMs: 5000,
+      flushedLayersMin: 4,
+    },
   });
   for (const [text, bytes] of [
     ["2048kB", 2 ** 21],

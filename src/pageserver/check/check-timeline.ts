@@ -13,6 +13,7 @@ import { type StoreToCheck, checkStore, openToCheck } from "../../storage/fsck.t
 import { FULL_RANGE } from "../ingest/keyspace.ts";
 import { DurableMark } from "../timeline/durable-mark.ts";
 import { TEMPORARY_SUFFIX } from "../timeline/json-file.ts";
+import { LEASES_FILE } from "../timeline/leases.ts";
 import { METADATA_FILE } from "../timeline/metadata.ts";
 import type { ClusterIdentity, StoredWal, TimelineWork } from "../timeline/served-timeline.ts";
 import { checkWal, findWalLeftovers } from "./check-wal.ts";
@@ -96,7 +97,8 @@ export class TimelineCheck {
     const work = await timeline.open?.work();
     const wal = work === undefined ? await this.walOfClosed(cluster) : work.wal;
     if (wal === undefined) {
-      if (hasWal) this.explainUnread(work, directory);
+      // An empty directory is what a crash leaves of a log that was being made or given up.
+      if (hasWal && (await files.list(directory)).length > 0) this.explainUnread(work, directory);
       return;
     }
     if (!hasWal) {
@@ -160,8 +162,11 @@ export class TimelineCheck {
     const { directory, findings, open } = timeline;
     await this.checkMark();
     for (const name of await files.list(directory)) {
-      if ([METADATA_FILE, LAYERS, WAL, MARK].includes(name)) continue;
-      const isTemporary = name === METADATA_FILE + TEMPORARY_SUFFIX || name === `${MARK}.tmp`;
+      if ([METADATA_FILE, LEASES_FILE, LAYERS, WAL, MARK].includes(name)) continue;
+      const isTemporary =
+        name === METADATA_FILE + TEMPORARY_SUFFIX ||
+        name === LEASES_FILE + TEMPORARY_SUFFIX ||
+        name === `${MARK}.tmp`;
       // Someone may be writing it right now.
       if (isTemporary && open !== undefined) continue;
       const what = isTemporary ? "an interrupted write left it" : "it is nothing of ours; nobody removes it";

@@ -7,7 +7,7 @@ import { PAGE_SIZE } from "../../postgres/constants.ts";
 import { parseControlFile } from "../../postgres/control-file.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import type { ImagesOf, PreparedImages, ScanRange } from "../../storage/compaction-job.ts";
-import { type Key, type KeyPrefix, compareKeyPrefixes } from "../../storage/key.ts";
+import { type Key, type KeyPrefix, compareKeyPrefixes, compareKeys } from "../../storage/key.ts";
 import { type KeyRange, nextKey } from "../../storage/key-range.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
 import { CHECKPOINT_STATE_KEY, CONTROL_FILE_KEY, Kind, kindRange, samePrefix } from "../ingest/keyspace.ts";
@@ -49,8 +49,9 @@ export async function prepareImages(scan: ScanRange, version: PgVersion): Promis
   return { imagesOf, liveBytes: (range) => liveBytes(sizes, range) };
 }
 
-/** Pages of relations in a range. */
-function liveBytes(sizes: ReadonlyMap<string, RelationSize>, range: KeyRange): number {
+/** Pages of relations in a range that has nothing else. */
+function liveBytes(sizes: ReadonlyMap<string, RelationSize>, range: KeyRange): number | undefined {
+  if (compareKeys(range.to, PAGES_END) > 0) return undefined;
   let blocks = 0;
   for (const { relation, size } of sizes.values()) {
     const from = compareKeyPrefixes(relation, range.from);
@@ -62,6 +63,9 @@ function liveBytes(sizes: ReadonlyMap<string, RelationSize>, range: KeyRange): n
   }
   return blocks * PAGE_SIZE;
 }
+
+/** Behind all pages of relations. */
+export const PAGES_END: Key = kindRange(Kind.RelationBlock).to;
 
 interface RelationSize {
   readonly relation: KeyPrefix;

@@ -23,6 +23,8 @@ import {
 } from "./render.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
 import { Router } from "./router.ts";
+import { addStorageRoutes } from "./storage-routes.ts";
+import type { RetentionSettings } from "../compaction/maintenance.ts";
 import { addUserRoutes } from "./user-routes.ts";
 import type { Users } from "./users.ts";
 
@@ -32,7 +34,11 @@ const WAIT_TIMEOUT_MS_MAX = 60 * 60 * 1000;
 const COMPUTE_NAME_LENGTH_MAX = 200;
 const PATH_LENGTH_MAX = 4096;
 
-export function buildRoutes(tenants: Tenants<ServedTimeline>, users: Users): Router<Handler> {
+export function buildRoutes(
+  tenants: Tenants<ServedTimeline>,
+  users: Users,
+  retention: RetentionSettings,
+): Router<Handler> {
   const tenantOf = (request: ApiRequest): Tenant<ServedTimeline> => tenants.get(request.tenantId);
   const inTenant =
     (handler: (request: ApiRequest, tenant: Tenant<ServedTimeline>) => Promise<Answer>): Handler =>
@@ -54,6 +60,7 @@ export function buildRoutes(tenants: Tenants<ServedTimeline>, users: Users): Rou
   const tl = `${t}/timeline/:timeline`;
   const router = new Router<Handler>();
   addUserRoutes(router, users);
+  addStorageRoutes(router, tenants, retention);
   return router
     .add("GET", "/v1/tenant", async () => json({ tenants: tenants.list().map(renderTenant) }))
     .add("POST", "/v1/tenant", (request) => createTenant(request, tenants))

@@ -9,6 +9,8 @@ import type { AdoptedLayer, Retention, TimelineStore } from "../../storage/store
 import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
+import type { Maintenance } from "../compaction/maintenance.ts";
+import type { Leases } from "./leases.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
 
 /** What the timelines of a tenant have in common, learnt from pg_control at import. */
@@ -66,6 +68,10 @@ export interface TimelineExchange {
 export interface ServedTimeline {
   /** Undefined where pushing and pulling is not possible. */
   readonly exchange?: TimelineExchange | undefined;
+  /** Compaction and garbage collection; undefined where there is none. */
+  readonly maintenance?: Maintenance | undefined;
+  /** What uses points of it; defined together with `maintenance`. */
+  readonly leases?: Leases | undefined;
   readonly id: TimelineId;
   readonly ancestor: AncestorPoint | undefined;
   readonly cluster: ClusterIdentity;
@@ -82,6 +88,8 @@ export interface ServedTimeline {
   /** Why it is stopped or broken. */
   readonly error: string | undefined;
   readonly writer: WriterStatus | undefined;
+  /** From here on everything of its own is readable; below, only what branches and computes stand on. */
+  readonly gcCutoffLsn?: Lsn;
   /** How far the compute's flushed WAL is ahead of us, in bytes, as far as we know. */
   readonly lagBytes: number | undefined;
   /** Pages compared with those of the compute since the start; undefined if that is not asked for, or no WAL came. */
@@ -99,6 +107,8 @@ export interface ServedTimeline {
   syncWithWriter(timeoutMs: number): Promise<void>;
   /** End of the last commit at or before the time. */
   resolveTimestamp(unixMs: number): Promise<Lsn>;
+  /** Time of the last commit at or before an LSN, in milliseconds since 1970; null if there was none. */
+  commitTimeAt?(lsn: Lsn): Promise<number | null>;
   /** Whether a commit later than the time has been ingested. */
   hasCommitAfter(unixMs: number): Promise<boolean>;
   /** The last record that ends at or below `lsn`: its end, and the start of it. */

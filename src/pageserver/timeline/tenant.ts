@@ -19,6 +19,7 @@ import { type TenantCheckOptions, type TenantReport, checkTenant } from "../chec
 import { type RepairReport, repairTenant } from "../check/repair.ts";
 import { surveyTenant } from "../check/survey.ts";
 import { readJsonFile, removeInterruptedWrite, writeJsonFile } from "./json-file.ts";
+import { type DiskUsage, diskUsage } from "../compaction/disk-usage.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
 import { SerialQueue } from "./serial-queue.ts";
 import type { ClusterIdentity, ServedTimeline, TimelineFactory } from "./served-timeline.ts";
@@ -264,6 +265,11 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
       await this.refs.rename(name, newName);
       return this.branch(newName);
     });
+  }
+
+  /** Where its bytes are. */
+  diskUsage(): Promise<DiskUsage> {
+    return diskUsage(this, this.directory, this.dependencies.files);
   }
 
   /** Reads and verifies everything that the tenant has on disk, while it is worked on. */

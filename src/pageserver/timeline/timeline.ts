@@ -9,21 +9,18 @@
  * its layers.
  */
 import { join } from "node:path";
-import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
+import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
 import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/ids.ts";
 import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
-import type { Clock, Files, Random } from "../../base/seams.ts";
 import { PAGE_SIZE } from "../../postgres/constants.ts";
 import { nextRecordLsn } from "../../postgres/wal/layout.ts";
-import type { StoreCache } from "../../storage/store-cache.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { type BaseBackupSource, baseBackup } from "../basebackup/basebackup.ts";
 import { RedoVerifier } from "../ingest/verify-redo.ts";
 import { makeReconstructor, readTimelineNumber } from "../read/make-reconstructor.ts";
-import type { PageCache } from "../read/page-cache.ts";
 import { PageReader } from "../read/page-reader.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
-import { Receiver, type ReceiverLog } from "../receive/receiver.ts";
+import { Receiver } from "../receive/receiver.ts";
 import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import { type Verification, type VerifyOptions, verifyDirectory } from "../verify/verify-directory.ts";
@@ -36,8 +33,10 @@ import {
   type WriterSource,
   writeTimelineMetadata,
 } from "./metadata.ts";
+import { InlineRunner } from "../compaction/inline-runner.ts";
+import { Maintenance } from "../compaction/maintenance.ts";
 import { Boundaries, type LiveEnd } from "./boundaries.ts";
-import { DURABLE_SUFFIX, DurableMark } from "./durable-mark.ts";
+import { Leases, releasing } from "./leases.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type {
   ClusterIdentity,
@@ -54,37 +53,16 @@ import {
   neverComes,
   waitsForSpace,
 } from "./timeline-errors.ts";
+import type { TimelineDependencies, TimelineParts } from "./timeline-parts.ts";
+import { hasStoredWal, removeWalLog } from "./wal-directory.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
+const FLUSHED_LAYERS_MIN = 8;
 /** How long a new writer waits until the WAL of the one before is on disk, in milliseconds. */
 const DURABLE_TIMEOUT_MS = 2000;
 
-export interface TimelineDependencies {
-  readonly files: Files;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly cache: StoreCache;
-  readonly pages: PageCache;
-  /** Compare redo with the images that computes put into their WAL under `wal_consistency_checking`. */
-  readonly verifyRedo: boolean;
-  readonly log: ReceiverLog;
-  /** A sync failed: the process must end. */
-  readonly onFatal: (error: Error) => void;
-  readonly checkpointDistanceBytes: number;
-  readonly checkpointTimeoutMs: number;
-}
-
-/** What a timeline consists of, made or opened by `timeline-factory.ts`. */
-export interface TimelineParts {
-  readonly directory: string;
-  readonly metadata: TimelineMetadata;
-  readonly cluster: ClusterIdentity;
-  readonly store: TimelineStore;
-  readonly ancestor: { timeline: Timeline; lsn: Lsn } | undefined;
-  /** Looks up where its own records begin, and the record before. */
-  readonly findStart: () => Promise<RecordBoundary>;
-}
+export type { TimelineDependencies, TimelineParts } from "./timeline-parts.ts";
 
 export class Timeline implements ServedTimeline {
   readonly id: TimelineId;
@@ -94,6 +72,8 @@ export class Timeline implements ServedTimeline {
   private readonly directory: string;
   readonly store: TimelineStore;
   readonly parent: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
+  readonly maintenance: Maintenance;
+  readonly leases: Leases;
   private readonly boundaries: Boundaries;
   private readonly dependencies: TimelineDependencies;
   private metadata: TimelineMetadata;
@@ -114,6 +94,13 @@ export class Timeline implements ServedTimeline {
     const { segmentSize } = parts.cluster;
     this.boundaries = new Boundaries({ store: parts.store, segmentSize, findStart: parts.findStart });
     this.dependencies = dependencies;
+    const { clock, files, compaction, flushedLayersMin } = dependencies;
+    this.leases = new Leases(this.directory, { files, clock });
+    this.maintenance = new Maintenance(
+      this,
+      { flushedLayersMin: flushedLayersMin ?? FLUSHED_LAYERS_MIN },
+      { runner: compaction ?? new InlineRunner(files), clock },
+    );
   }
 
   get startLsn(): Lsn {
@@ -122,6 +109,10 @@ export class Timeline implements ServedTimeline {
 
   get history(): readonly HistoryEntry[] {
     return this.metadata.history;
+  }
+
+  get gcCutoffLsn(): Lsn {
+    return this.store.gcCutoffLsn;
   }
 
   get lastRecordLsn(): Lsn {
@@ -267,9 +258,26 @@ export class Timeline implements ServedTimeline {
     if (request.lsn !== undefined && this.withoutPageHeader(request.lsn) > end) {
       throw liesInTheFuture(request.lsn, end);
     }
-    const at = await this.recordBoundary(request.lsn ?? end);
-    const stream = baseBackup(await this.backupSource(at, request.readOnly));
-    return { lsn: at.endLsn, previousLsn: at.previousLsn, stream };
+    const hold = this.hold(request.lsn ?? end, "base backup");
+    try {
+      const at = await this.recordBoundary(request.lsn ?? end);
+      const stream = baseBackup(await this.backupSource(at, request.readOnly));
+      return { lsn: at.endLsn, previousLsn: at.previousLsn, stream: releasing(stream, hold) };
+    } catch (error) {
+      hold[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Keeps the end of the record at or below an LSN readable, on whichever timeline it is, until disposed of. */
+  private hold(lsn: Lsn, reason: string): Disposable {
+    let holder: Timeline = this.self;
+    while (lsn < holder.startLsn && holder.parent) holder = holder.parent.timeline;
+    return holder.leases.hold(lsn, reason);
+  }
+
+  private get self(): Timeline {
+    return this;
   }
 
   private async backupSource(at: RecordBoundary, readOnly: boolean): Promise<BaseBackupSource> {
@@ -363,6 +371,7 @@ export class Timeline implements ServedTimeline {
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    await this.maintenance.close();
     this.intake?.giveUp();
     await this.stopReceiving();
     try {
@@ -390,27 +399,11 @@ export class Timeline implements ServedTimeline {
       if (intake.failure || intake.resumeLsn > this.store.durableLsn) return;
       await intake.close();
       this.intake = undefined;
-      const { files } = this.dependencies;
-      // In this order: a note that WAL was on disk must not outlive that WAL.
-      await files.remove(this.walDirectory + DURABLE_SUFFIX);
-      await files.removeTree(this.walDirectory);
-      await files.syncDirectory(this.directory);
+      await removeWalLog(this.walDirectory, this.dependencies.files);
       this.store.relax();
     } catch (error) {
       this.dependencies.log.warn({ timeline: this.id, error: messageOf(error) }, "give up the WAL log");
     }
-  }
-
-  /** Whether there is a WAL log, or should be one. */
-  private async hasStoredWal(): Promise<boolean> {
-    const { files } = this.dependencies;
-    const names = await files.list(this.walDirectory).catch((error: unknown) => {
-      if (systemCode(error) === "ENOENT") return [];
-      throw error;
-    });
-    if (names.length > 0) return true;
-    const marked = await new DurableMark(this.walDirectory + DURABLE_SUFFIX, files).read();
-    return marked !== undefined && marked > this.store.durableLsn;
   }
 
   private get walDirectory(): string {
@@ -420,9 +413,14 @@ export class Timeline implements ServedTimeline {
   /** After opening: replays stored WAL and goes on following the writer. */
   async resume(): Promise<void> {
     const { writer } = this.metadata;
-    if (writer === undefined && !(await this.hasStoredWal())) return;
+    if (
+      writer === undefined &&
+      !(await hasStoredWal(this.walDirectory, this.store.durableLsn, this.dependencies.files))
+    )
+      return;
     const intake = await this.openIntake();
-    if (writer && !intake.failure) this.receive(writer, intake);
+    if (writer === undefined) await this.rest();
+    else if (!intake.failure) this.receive(writer, intake);
   }
 
   /** Where WAL comes in: from the receiver, or from whoever has it otherwise. */

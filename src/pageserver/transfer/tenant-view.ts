@@ -32,7 +32,7 @@ function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline):
 }
 
 export function gcCutoffOf(timeline: ServedTimeline): TimelineView["gcCutoffLsn"] {
-  return timeline.startLsn;
+  return timeline.gcCutoffLsn ?? timeline.startLsn;
 }
 
 /** What is needed to give or take data. */

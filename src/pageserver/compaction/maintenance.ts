@@ -1,0 +1,203 @@
+/**
+ * What is done to a timeline's layers beside reading and writing: compaction, and garbage collection in its steps. One
+ * thing at a time; everything may be cut short at any moment.
+ */
+import { ErrorCode, NeonError } from "../../base/errors.ts";
+import { type Lsn, lsnMax, lsnMin, toLsn } from "../../base/lsn.ts";
+import type { Clock } from "../../base/seams.ts";
+import {
+  type CompactionPolicy,
+  type CompactionResult,
+  addImages,
+  compactStore,
+} from "../../storage/compact.ts";
+import type { CompactionRequest, WrittenOutput } from "../../storage/compaction-job.ts";
+import type { LayerDescriptor } from "../../storage/layer-file.ts";
+import { LayerKind } from "../../storage/layer-format.ts";
+import { type GcPlan, planGc } from "../../storage/plan-gc.ts";
+import { countFlushed } from "../../storage/plan-merge.ts";
+import type { RetainedPoint, Retention, TimelineStore } from "../../storage/store.ts";
+import { findCommitAtOrBefore } from "../timeline/commit-times.ts";
+import type { RecordBoundary } from "../timeline/record-boundary.ts";
+import { SerialQueue } from "../timeline/serial-queue.ts";
+import type { ClusterIdentity } from "../timeline/served-timeline.ts";
+import type { CompactionRunner } from "./compaction-thread.ts";
+import { PAGES_END } from "./prepare-images.ts";
+import { GARBAGE_IMAGES, THOROUGH_POLICY, backgroundPolicy } from "./policy.ts";
+
+export interface MaintainedTimeline {
+  readonly store: TimelineStore;
+  readonly cluster: ClusterIdentity;
+  recordBoundary(lsn: Lsn): Promise<RecordBoundary>;
+  commitTimeAt(lsn: Lsn): Promise<number | null>;
+  /** Puts what is in memory into layer files. */
+  checkpoint(): Promise<void>;
+}
+
+export interface MaintenanceOptions {
+  /** Flushed layers from which on they are merged. */
+  readonly flushedLayersMin: number;
+}
+
+/** How much history is kept; the larger of the two counts. */
+export interface RetentionSettings {
+  readonly pitrIntervalMs: number;
+  readonly gcHorizonBytes: number;
+}
+
+export class Maintenance {
+  private readonly timeline: MaintainedTimeline;
+  private readonly runner: CompactionRunner;
+  private readonly clock: Clock;
+  private readonly policy: CompactionPolicy;
+  private readonly queue = new SerialQueue();
+  private readonly stopping = new AbortController();
+  /** What the last compaction in the background left. */
+  private settledLayers: readonly LayerDescriptor[] | undefined;
+
+  constructor(
+    timeline: MaintainedTimeline,
+    options: MaintenanceOptions,
+    dependencies: { readonly runner: CompactionRunner; readonly clock: Clock },
+  ) {
+    this.timeline = timeline;
+    this.policy = backgroundPolicy(options.flushedLayersMin);
+    this.runner = dependencies.runner;
+    this.clock = dependencies.clock;
+  }
+
+  /** Layers that wait to be merged. */
+  get flushedLayers(): number {
+    return countFlushed(this.timeline.store.layers());
+  }
+
+  /** Merges layers and makes images; `thorough`: whatever makes reads quicker, otherwise what is worth its space. */
+  compact({ thorough }: { thorough: boolean }): Promise<CompactionResult> {
+    return this.queue.run(async () => {
+      this.checkOpen();
+      const { store } = this.timeline;
+      if (thorough) await this.timeline.checkpoint();
+      const result = await compactStore(store, thorough ? THOROUGH_POLICY : this.policy, (request) =>
+        this.run(request),
+      );
+      this.settledLayers = store.layers();
+      return result;
+    });
+  }
+
+  /** Whether compaction in the background may find something to do. */
+  get isUnsettled(): boolean {
+    const layers = this.timeline.store.layers();
+    const { settledLayers } = this;
+    if (layers.length === 0) return false;
+    return settledLayers?.length !== layers.length || settledLayers.at(-1)?.name !== layers.at(-1)?.name;
+  }
+
+  /** Where history that is kept may begin; undefined if all of it is kept. Never below the present cutoff. */
+  async planCutoff(settings: RetentionSettings): Promise<RecordBoundary | undefined> {
+    const { store, cluster } = this.timeline;
+    const endLsn = store.durableLsn;
+    const unixMs = this.clock.now() - settings.pitrIntervalMs;
+    const atTime =
+      settings.pitrIntervalMs === 0
+        ? endLsn
+        : await findCommitAtOrBefore(store, cluster.pgVersion, { unixMs, endLsn });
+    const bySize = toLsn(Math.max(0, endLsn - settings.gcHorizonBytes));
+    const wanted = lsnMax(lsnMin(atTime ?? store.startLsn, bySize), store.gcCutoffLsn);
+    if (wanted <= store.startLsn) return undefined;
+    return this.timeline.recordBoundary(wanted);
+  }
+
+  /** What is to be remembered of points that are readable now. */
+  async describe(lsns: readonly Lsn[]): Promise<RetainedPoint[]> {
+    const points: RetainedPoint[] = [];
+    for (const lsn of [...new Set(lsns)].sort((a, b) => a - b)) {
+      const known = this.timeline.store.retainedPoint(lsn);
+      if (known !== undefined) {
+        points.push(known);
+        continue;
+      }
+      const { endLsn, previousLsn } = await this.timeline.recordBoundary(lsn);
+      points.push({ lsn: endLsn, previousLsn, commitMs: await this.timeline.commitTimeAt(endLsn) });
+    }
+    return points;
+  }
+
+  /** Nobody begins to read below the cutoff from now on, except at the points; until disposed of. */
+  announce(cutoffLsn: Lsn, points: ReadonlySet<Lsn>): Disposable {
+    return this.timeline.store.announceCutoff(cutoffLsn, points);
+  }
+
+  /** Writes down what of the history is still readable. */
+  async retain(retention: Retention): Promise<void> {
+    const { store } = this.timeline;
+    if (JSON.stringify(store.retention) !== JSON.stringify(retention)) await store.retain(retention);
+  }
+
+  /** Bytes of layers that a read at the end does not need. */
+  historyBytes(): number {
+    const { store } = this.timeline;
+    const now = { lsn: store.durableLsn, previousLsn: store.durableLsn, commitMs: null };
+    return this.planGc({ cutoff: now, points: [] }).removable.reduce(
+      (sum, layer) => sum + layer.sizeBytes,
+      0,
+    );
+  }
+
+  /** What could go under a retention, as the layers are now. */
+  planGc(retention: Retention): GcPlan {
+    return planGc({
+      layers: this.timeline.store.layers(),
+      cutoffLsn: retention.cutoff.lsn,
+      points: retention.points.map((point) => point.lsn),
+      imagesWithin: this.policy.imagesWithin,
+    });
+  }
+
+  /** Removes what the store's retention does not need, after making images where they free more than they take. */
+  collect({ thorough }: { thorough: boolean }): Promise<GcPlan & { readonly imageBytes: number }> {
+    return this.queue.run(async () => {
+      this.checkOpen();
+      const { store } = this.timeline;
+      const { retention } = store;
+      if (retention === undefined) return { removable: [], kept: [], imageBytes: 0 };
+      const images = await this.addGarbageImages(retention, thorough);
+      const plan = this.planGc(retention);
+      await store.replaceLayers([], new Set(plan.removable.map((layer) => layer.name)));
+      return { ...plan, imageBytes: images.reduce((sum, { descriptor }) => sum + descriptor.sizeBytes, 0) };
+    });
+  }
+
+  /** Ends what is going on and takes nothing more. */
+  async close(): Promise<void> {
+    this.stopping.abort(closed());
+    await this.queue.run(() => Promise.resolve());
+  }
+
+  /** At the last end of a layer below the cutoff, so that the layers up to there can go. */
+  private async addGarbageImages(retention: Retention, thorough: boolean): Promise<WrittenOutput[]> {
+    const { store } = this.timeline;
+    const candidates = this.planGc(retention).kept.filter(({ by }) => by.kind === "cutoff" && by.only);
+    let lsn = store.startLsn;
+    for (const { layer } of candidates) if (layer.kind === LayerKind.Delta) lsn = lsnMax(lsn, layer.endLsn);
+    if (lsn === store.startLsn) return [];
+    const images = {
+      names: candidates.map(({ layer }) => layer.name),
+      cuts: [PAGES_END],
+      ...GARBAGE_IMAGES[thorough ? "thorough" : "background"],
+    };
+    return addImages(store, { ...this.policy, images, lsn }, (request) => this.run(request));
+  }
+
+  private run(request: CompactionRequest): Promise<WrittenOutput[]> {
+    return this.runner.run(request, this.timeline.cluster.pgVersion.major, this.stopping.signal);
+  }
+
+  private checkOpen(): void {
+    this.stopping.signal.throwIfAborted();
+  }
+}
+
+function closed(): NeonError {
+  return new NeonError(ErrorCode.Unreachable, "the timeline is being closed");
+}

@@ -1,0 +1,39 @@
+/** When compaction does what, for timelines of Postgres clusters. */
+import type { CompactionPolicy } from "../../storage/compact.ts";
+import { Kind, key } from "../ingest/keyspace.ts";
+
+const MIB = 1024 * 1024;
+
+/** Record starts and commit times are read version by version, so there are no images of them; they come last. */
+const HISTORY_KEYS = key(Kind.RecordIndex);
+
+const COMMON = {
+  fileBytesMax: 128 * MIB,
+  imagesWithin: { from: key(0), to: HISTORY_KEYS },
+  cuts: [HISTORY_KEYS],
+} as const;
+
+/** Inputs of one merge: bounds how long it takes and how much space it needs meanwhile. */
+const MERGE_BYTES_MAX = 1024 * MIB;
+
+/** In the background: what it writes is worth it. */
+export function backgroundPolicy(flushedLayersMin: number): CompactionPolicy {
+  return {
+    ...COMMON,
+    merge: { flushedLayersMin, mergeBytesMax: MERGE_BYTES_MAX },
+    images: { changesPerImage: 1, changesBytesMin: 8 * MIB, layersMax: 8 },
+  };
+}
+
+/** On request: as few layers to ask and records to replay as one can have for about the size of the database. */
+export const THOROUGH_POLICY: CompactionPolicy = {
+  ...COMMON,
+  merge: { flushedLayersMin: 1, mergeBytesMax: MERGE_BYTES_MAX },
+  images: { changesPerImage: 0.05, changesBytesMin: 1, layersMax: 3 },
+};
+
+/** Images that free space: in the background where that is much, on request where it is anything worth mentioning. */
+export const GARBAGE_IMAGES = {
+  background: { freedPerImage: 1, freedBytesMin: 4 * MIB },
+  thorough: { freedPerImage: 0.1, freedBytesMin: 64 * 1024 },
+} as const;
