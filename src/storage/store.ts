@@ -141,9 +141,14 @@ export class TimelineStore implements AsyncDisposable {
       : retention.points.find((point) => point.lsn === lsn);
   }
 
-  /** Throws `not_found` if history at an LSN of this timeline, not an ancestor's, was given up or is about to be. */
+  /** Throws `not_found` if history at an LSN, of this timeline or of an ancestor, was given up or is about to be. */
   checkReadable(lsn: Lsn): void {
-    if (lsn < this.startLsn) return;
+    if (lsn < this.startLsn && this.ancestor !== undefined) {
+      let { store } = this.ancestor;
+      while (lsn < store.startLsn && store.ancestor !== undefined) ({ store } = store.ancestor);
+      store.checkReadable(lsn);
+      return;
+    }
     const { announced, gcCutoffLsn } = this;
     if (lsn < gcCutoffLsn && this.retainedPoint(lsn) === undefined) throw belowCutoff(lsn, gcCutoffLsn);
     if (announced && lsn < announced.cutoffLsn && !announced.points.has(lsn))
