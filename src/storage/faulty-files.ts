@@ -125,6 +125,11 @@ export class FaultyFiles implements Files {
     if (!this.tree.put(path, file, true)) throw new FaultError("ENOENT", path);
   }
 
+  /** Takes a file away, durably. */
+  removeNow(path: string): void {
+    if (!this.tree.remove(path, true)) throw new FaultError("ENOENT", path);
+  }
+
   paths(): string[] {
     return this.tree.paths();
   }

@@ -75,11 +75,13 @@ export class FaultyTree {
   }
 
   /** Removes a file or an empty directory; false if there is none. */
-  remove(path: string): boolean {
+  remove(path: string, durably = false): boolean {
     const place = this.placeOf(path);
     const before = place?.directory.entries.get(place.name);
     if (place === undefined || before === undefined) return false;
-    this.apply({ edits: [{ ...place, entry: undefined, before }], syncedBy: place.directory });
+    const edit = { ...place, entry: undefined, before };
+    if (durably) applyEdit(edit, place.directory.durable);
+    this.apply({ edits: [edit], syncedBy: place.directory });
     return true;
   }
 

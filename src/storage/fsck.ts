@@ -154,20 +154,28 @@ async function findLeftovers(
   }
 }
 
-/** LSNs and keys that no layer covers, in words. */
+/**
+ * LSNs and keys that no layer covers, in words. Below the GC cutoff layers are missing where images cover their keys;
+ * from the cutoff on, nothing may be.
+ */
 export function holesIn(index: TimelineIndex, imagesOf: KeyRange | undefined): string[] {
   const holes: string[] = [];
+  const cutoff = index.retention?.cutoff.lsn;
   const deltas = index.layers.filter((layer) => layer.kind === LayerKind.Delta);
   deltas.sort((a, b) => a.startLsn - b.startLsn);
   let covered = imagesOf === undefined ? index.startLsn : firstImageLsn(index);
   if (covered === undefined) return ["names no image of the whole timeline to begin with"];
   if (imagesOf !== undefined) {
-    const lsn = covered;
-    const images = index.layers.filter((layer) => layer.kind === LayerKind.Image && layer.endLsn === lsn);
+    const lsn = cutoff ?? covered;
+    const images = index.layers.filter(
+      (layer) =>
+        layer.kind === LayerKind.Image && (cutoff === undefined ? layer.endLsn === lsn : layer.endLsn <= lsn),
+    );
     holes.push(
       ...holesInKeys(images, imagesOf).map((keys) => `has no image of ${keys} at ${formatLsn(lsn)}`),
     );
   }
+  if (cutoff !== undefined && cutoff > covered) covered = cutoff;
   for (const { startLsn, endLsn } of deltas) {
     if (startLsn > covered) holes.push(`has no layer from ${formatLsn(covered)} to ${formatLsn(startLsn)}`);
     if (endLsn > covered) covered = endLsn;

@@ -1,6 +1,7 @@
 /**
  * An index that cannot be read, made again from the layer files, which say themselves what they hold. Only where that
- * leaves no doubt: every file whole, no two that hold the same, no hole between them.
+ * leaves no doubt: every file whole, no two that hold the same, no hole between them, and none ever replaced or removed,
+ * which shows in the numbers of the files. (What garbage collection has left of the history stands in the index only.)
  */
 import type { Lsn } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
@@ -43,13 +44,17 @@ export async function rebuildIndex(
     layers.push(read);
   }
   layers.sort((a, b) => numberOf(a) - numberOf(b));
+  if (layers.some((layer, i) => numberOf(layer) !== i + 1)) {
+    return impossible(
+      "layers were replaced or removed, and what of the history is whole since then stood there only",
+    );
+  }
   const twice = overlap(layers);
   if (twice !== undefined) return impossible(`${twice.join(" and ")} hold the same part of the history`);
   const startLsn = options.startLsn ?? firstImage(layers);
   if (startLsn === undefined) return impossible("there is no image to begin with");
   const durableLsn = layers.reduce((end, layer) => (layer.endLsn > end ? layer.endLsn : end), startLsn);
-  const nextFile = layers.reduce((next, layer) => Math.max(next, numberOf(layer) + 1), 1);
-  const index: TimelineIndex = { startLsn, durableLsn, nextFile, layers };
+  const index: TimelineIndex = { startLsn, durableLsn, nextFile: layers.length + 1, layers };
   const [hole] = holesIn(index, options.imagesOf);
   return hole === undefined ? { kind: "index", index } : impossible(`the timeline ${hole}`);
 }
@@ -103,10 +108,9 @@ async function readDescriptor(path: string, name: string, files: Files): Promise
   }
 }
 
-/** Names of files begin with a number that only grows. */
+/** Names of flushed and imported layers begin with a number, counted from 1; 0 for other names. */
 function numberOf(layer: LayerDescriptor): number {
-  const number = Number.parseInt(layer.name, 10);
-  return Number.isSafeInteger(number) ? number : 0;
+  return Number(/^(\d{8})-/.exec(layer.name)?.[1] ?? 0);
 }
 
 function firstImage(layers: readonly LayerDescriptor[]): Lsn | undefined {

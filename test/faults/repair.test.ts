@@ -171,11 +171,27 @@ test("what is lost is left as it is, with the reason", async (t) => {
   assert.deepEqual(patient.contents(), before);
 });
 
-test("two layers that hold the same leave a doubt, and nothing is done", async (t) => {
+test("layers that were removed leave a doubt", async (t) => {
   await using patient = await Patient.open(t, (files, paths) => {
     const delta = paths.find((path) => path.endsWith(".delta"));
     assert.ok(delta);
     files.replaceContent(delta.replace(/\/\d{8}-/, "/00000077-"), files.contentOf(delta));
+    files.removeNow(delta);
+    spoil(files, `${delta.slice(0, delta.lastIndexOf("/"))}/index.json`);
+  });
+  const { steps, left } = await patient.repair(true);
+  assert.deepEqual(mended(steps), []);
+  assert.ok(
+    left.some(({ what }) => what.includes("layers were replaced or removed")),
+    JSON.stringify(left),
+  );
+});
+
+test("two layers that hold the same leave a doubt, and nothing is done", async (t) => {
+  await using patient = await Patient.open(t, (files, paths) => {
+    const delta = paths.find((path) => path.endsWith(".delta"));
+    assert.ok(delta);
+    files.replaceContent(delta.replace(/\/\d{8}-/, "/00000003-"), files.contentOf(delta));
     spoil(files, `${delta.slice(0, delta.lastIndexOf("/"))}/index.json`);
   });
   const { steps, left } = await patient.repair(true);

@@ -1,6 +1,7 @@
 /** What threads can be told to do, by name. */
 import { type Story, faultEverywhere } from "./everywhere.ts";
 import { flipBits } from "./flips.ts";
+import { runModel } from "./model-run.ts";
 import { storeStory } from "./store-story.ts";
 import { tenantStory } from "./tenant-story.ts";
 import type { Share, ShareResult } from "./threads.ts";
@@ -17,6 +18,7 @@ const TASKS: Readonly<Record<string, (share: Share) => Promise<ShareResult>>> = 
   wal: story(walStory),
   "wal on the spot": story(directWalStory),
   flips: flipBits,
+  model: runModel,
 };
 
 export function runTask(share: Share): Promise<ShareResult> {
