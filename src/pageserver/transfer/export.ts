@@ -15,7 +15,9 @@ import { FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../storage/layer-format.
 import { decodeFooter } from "../../storage/layer-codec.ts";
 import { mergeDeltas } from "../../storage/merge-deltas.ts";
 import { readExactly } from "../../storage/read-file.ts";
+import { belowCutoff } from "../../storage/retention.ts";
 import { StoreCache } from "../../storage/store-cache.ts";
+import type { Retention, TimelineStore } from "../../storage/store.ts";
 import { recordWindowKey } from "../ingest/keyspace.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
@@ -81,7 +83,7 @@ export class Exporter implements AsyncDisposable {
       fromLsn: step.fromLsn,
       toLsn: step.toLsn,
       history: step.spans.flatMap((span) => this.historyOf(span)),
-      gcCutoffLsn: this.cutoffOf(step),
+      retention: this.retentionOf(step),
       createdAt: this.tenant.timeline(last).createdAt,
       layers: planned,
       paths: layers.map((layer) => layer.path),
@@ -107,12 +109,22 @@ export class Exporter implements AsyncDisposable {
     );
   }
 
-  /** A branch point can be read even if garbage collection has passed it. */
-  private cutoffOf(step: TransferStep): Lsn {
-    const span = step.spans[0];
-    if (step.kind === "extend" || span === undefined) return step.fromLsn;
-    const { gcCutoffLsn } = this.section(span).view;
-    return gcCutoffLsn < step.toLsn ? gcCutoffLsn : step.toLsn;
+  /** A timeline that is sent from its beginning is there as far as garbage collection has left it. */
+  private retentionOf(step: TransferStep): Retention | undefined {
+    const [span] = step.spans;
+    if (step.kind === "extend" || span === undefined) return undefined;
+    const { store, startLsn } = this.storeOf(span);
+    const { retention } = store;
+    if (retention === undefined || span.fromLsn !== startLsn) return undefined;
+    if (span.toLsn >= retention.cutoff.lsn) return retention;
+    const cutoff = store.retainedPoint(span.toLsn);
+    if (cutoff === undefined) throw belowCutoff(span.toLsn, retention.cutoff.lsn);
+    return { cutoff, points: retention.points.filter((point) => point.lsn < cutoff.lsn) };
+  }
+
+  private storeOf(span: SourceSpan): { store: TimelineStore; startLsn: Lsn } {
+    const { store } = exchangeOf(this.tenant.timeline(span.timelineId));
+    return { store, startLsn: this.section(span).view.startLsn };
   }
 
   private async windowsOf(step: TransferStep): Promise<RecordWindow[]> {

@@ -9,6 +9,7 @@ import { compareKeys } from "../../storage/key.ts";
 import { formatKey, parseKey } from "../../storage/key-range.ts";
 import type { LayerDescriptor } from "../../storage/layer-file.ts";
 import { FILE_SIZE_MAX, FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../storage/layer-format.ts";
+import type { RetainedPoint, Retention } from "../../storage/store.ts";
 import { JsonFields } from "../json-fields.ts";
 import { type HistoryView, parseHistory, renderHistory } from "./description.ts";
 import { CHUNK_SIZE, HISTORY_MAX, LAYERS_MAX, STEPS_MAX, TRANSFER_BYTES_MAX } from "./limits.ts";
@@ -28,8 +29,8 @@ export interface PlannedStep {
   readonly toLsn: Lsn;
   /** What is added to its history. */
   readonly history: readonly HistoryView[];
-  /** Of a timeline that is made: what lies below cannot be read. */
-  readonly gcCutoffLsn: Lsn;
+  /** Of a timeline that is made: what garbage collection has left of it, if not everything. */
+  readonly retention: Retention | undefined;
   /** Milliseconds since 1970; of a timeline that is made. */
   readonly createdAt: number;
   readonly layers: readonly PlannedLayer[];
@@ -70,7 +71,7 @@ export function renderPlan(plan: TransferPlan): object {
       from: formatLsn(step.fromLsn),
       to: formatLsn(step.toLsn),
       history: renderHistory(step.history),
-      cutoff: formatLsn(step.gcCutoffLsn),
+      retention: step.retention ? renderRetention(step.retention) : null,
       created_at: new Date(step.createdAt).toISOString(),
       layers: step.layers.map(renderLayer),
     })),
@@ -141,14 +142,13 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
   const ancestor = parent && { timelineId: parent.timelineId("id"), lsn: parent.lsn("lsn") };
   const fromLsn = fields.lsn("from");
   const toLsn = fields.lsn("to");
-  const gcCutoffLsn = fields.lsn("cutoff");
+  const retention = parseRetention(fields.optionalObject("retention"), fromLsn, toLsn);
   if (toLsn < fromLsn) throw fields.wrong("to", "must not lie below the start");
+  if (kind === "extend" && retention)
+    throw fields.wrong("retention", "must be null for a timeline that exists");
   if (kind === "extend" && ancestor)
     throw fields.wrong("ancestor", "must be null for a timeline that exists");
   if (ancestor && ancestor.lsn !== fromLsn) throw fields.wrong("from", "must be where the ancestor is left");
-  if (gcCutoffLsn > toLsn) throw fields.wrong("cutoff", "must not lie above the end");
-  if (kind === "extend" && gcCutoffLsn > fromLsn)
-    throw fields.wrong("cutoff", "must not lie above the start");
   const history = parseHistory(fields, fromLsn);
   const last = history.at(-1);
   if (last && last.startLsn >= toLsn) throw fields.wrong("history", "must lie below the end");
@@ -159,12 +159,43 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
     fromLsn,
     toLsn,
     history,
-    gcCutoffLsn,
+    retention,
     createdAt: fields.time("created_at"),
     layers: fields.objects("layers").map((layer) => parseLayer(layer, { kind, fromLsn, toLsn })),
   };
 }
 
+function renderRetention({ cutoff, points }: Retention): object {
+  return { cutoff: renderPoint(cutoff), points: points.map(renderPoint) };
+}
+
+function renderPoint({ lsn, previousLsn, commitMs }: RetainedPoint): object {
+  return { lsn: formatLsn(lsn), previous_lsn: formatLsn(previousLsn), commit_ms: commitMs };
+}
+
+function parseRetention(fields: JsonFields | undefined, fromLsn: Lsn, toLsn: Lsn): Retention | undefined {
+  if (fields === undefined) return undefined;
+  const listed = fields.objects("points");
+  if (listed.length > HISTORY_MAX) throw fields.wrong("points", `must have at most ${HISTORY_MAX} entries`);
+  const points = listed.map(parsePoint);
+  const cutoff = parsePoint(fields.object("cutoff"));
+  let before = (fromLsn - 1) as Lsn;
+  for (const { lsn, previousLsn } of [...points, cutoff]) {
+    if (lsn <= before || lsn > toLsn || previousLsn > lsn) throw fields.wrong("points", "must be in order");
+    before = lsn;
+  }
+  return { cutoff, points };
+}
+
+function parsePoint(fields: JsonFields): RetainedPoint {
+  const commitMs = fields.has("commit_ms")
+    ? fields.integer("commit_ms", { min: -TIME_MS_MAX, max: TIME_MS_MAX })
+    : null;
+  return { lsn: fields.lsn("lsn"), previousLsn: fields.lsn("previous_lsn"), commitMs };
+}
+
+/** The last millisecond that JavaScript's Date knows. */
+const TIME_MS_MAX = 8_640_000_000_000_000;
 const FINGERPRINT = /^[0-9a-f]{64}$/;
 
 function parseLayer(

@@ -236,7 +236,9 @@ class Publisher {
 
   private async checkEnd(store: TimelineStore, step: PlannedStep): Promise<void> {
     const lsn = step.toLsn;
-    const previousLsn = await lastStoredStart(store, { belowLsn: lsn, fromLsn: step.fromLsn });
+    const previousLsn =
+      store.retainedPoint(lsn)?.previousLsn ??
+      (await lastStoredStart(store, { belowLsn: lsn, fromLsn: step.fromLsn }));
     if (previousLsn === undefined)
       throw corrupt(`no record ends at ${formatLsn(lsn)}`, { lsn: formatLsn(lsn) });
     const reconstructor = await makeReconstructor(store, this.cluster.pgVersion, lsn);
@@ -269,7 +271,8 @@ class Publisher {
           { files, cache },
         );
         try {
-          if (step.toLsn > step.fromLsn || layers.length > 0) await store.adopt(layers, step.toLsn);
+          if (step.toLsn > step.fromLsn || layers.length > 0)
+            await store.adopt(layers, step.toLsn, step.retention);
         } finally {
           await store[Symbol.asyncDispose]();
         }
@@ -283,6 +286,7 @@ class Publisher {
       },
     });
     if (!ancestor) await this.checkCluster(timeline);
+    if (step.toLsn > step.fromLsn) await this.checkEnd(exchangeOf(timeline).store, step);
     return timeline;
   }
 

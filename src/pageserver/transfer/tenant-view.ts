@@ -25,14 +25,10 @@ function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline):
     startLsn,
     endLsn,
     history,
-    gcCutoffLsn: gcCutoffOf(timeline),
+    gcCutoffLsn: timeline.exchange?.store.gcCutoffLsn ?? startLsn,
     names: tenant.namesOf(id),
     hasWriter: timeline.writer !== undefined,
   };
-}
-
-export function gcCutoffOf(timeline: ServedTimeline): TimelineView["gcCutoffLsn"] {
-  return timeline.gcCutoffLsn ?? timeline.startLsn;
 }
 
 /** What is needed to give or take data. */
