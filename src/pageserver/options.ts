@@ -139,7 +139,14 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
       `must be set, since ${options.listen.host} can be reached from other machines`,
     );
   }
-  const { listenLibpq, tls, insecure } = options;
+  const { listen, listenLibpq, tls, insecure } = options;
+  if (!isLoopback(listen.host) && !insecure) {
+    throw settings.wrong(
+      "listen",
+      `is ${listen.host}, which can be reached from other machines, and HTTP is not encrypted: let others in by ` +
+        "listen_libpq with tls_cert and tls_key, or set insecure = true in a network you trust",
+    );
+  }
   if (listenLibpq && !isLoopback(listenLibpq.host) && !tls && !insecure) {
     throw settings.wrong(
       "listen_libpq",

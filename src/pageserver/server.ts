@@ -16,10 +16,12 @@ import { adminCommands } from "./service/libpq/admin-commands.ts";
 import { backupCommands } from "./service/libpq/backup-commands.ts";
 import { generalCommands } from "./service/libpq/commands.ts";
 import type { LibpqCommand } from "./service/libpq/command.ts";
-import { LibpqService } from "./service/libpq/libpq-service.ts";
+import { LibpqService, type LibpqServiceDependencies } from "./service/libpq/libpq-service.ts";
 import { pagestreamCommands } from "./service/libpq/pagestream.ts";
 import { transferCommands } from "./service/libpq/transfer-commands.ts";
+import { Metrics } from "./service/metrics.ts";
 import { ServerCertificate } from "./service/server-certificate.ts";
+import { addServerMetrics } from "./service/server-metrics.ts";
 import { Users } from "./service/users.ts";
 import { buildRoutes } from "./service/routes.ts";
 import type { ServedTimeline, TimelineFactory } from "./timeline/served-timeline.ts";
@@ -84,20 +86,36 @@ export class Pageserver implements AsyncDisposable {
         started_at: new Date(clock.now()).toISOString(),
         repository: options.workdir,
       };
+      const metrics = new Metrics();
       const users = new Users(join(options.workdir, "users.json"), dependencies);
       const service = new HttpService(
         { host: options.listen.host, port: options.listen.port, token: options.authToken },
-        { router: buildRoutes(tenants, users, options.maintenance), log, status: () => about },
+        {
+          router: buildRoutes(tenants, users, options.maintenance, metrics),
+          log,
+          status: () => about,
+          metrics,
+        },
       );
-      const libpq = await libpqService(options, dependencies, users, [
+      const libpq = await libpqService(options, { ...dependencies, metrics }, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
         ...adminCommands({ tenants, settings: shownSettings(options) }),
         ...backupCommands(tenants),
-        ...pagestreamCommands({ tenants, readers: new PageReaders(pageCache(options, dependencies)) }),
+        ...pagestreamCommands({
+          tenants,
+          readers: new PageReaders(pageCache(options, dependencies)),
+          metrics,
+        }),
         ...transferCommands(
           new TransferService({ ...dependencies, tenants, tenantsDirectory, connect: connectOrigin }),
         ),
       ]);
+      addServerMetrics(metrics, {
+        tenants,
+        version,
+        startedAt: clock.now(),
+        libpqConnections: () => libpq?.connectionCount ?? 0,
+      });
       const background = new Background(options.maintenance, { tenants, log });
       const owned = ownedBy(tenants, background, dependencies.compaction);
       const server = new Pageserver({ service, libpq }, owned, directory, log);
@@ -192,7 +210,7 @@ function ownedBy(...[tenants, background, compaction]: [AsyncDisposable, AsyncDi
 /** The libpq service, where there is an address for it. */
 async function libpqService(
   options: PageserverOptions,
-  { random, log }: Pick<PageserverDependencies<ServedTimeline>, "random" | "log">,
+  { random, log, metrics }: Pick<LibpqServiceDependencies, "random" | "log" | "metrics">,
   users: Users,
   commands: readonly LibpqCommand[],
 ): Promise<LibpqService | undefined> {
@@ -204,6 +222,7 @@ async function libpqService(
       commands,
       log,
       random,
+      metrics,
       tls: () => certificate?.current(),
       findUser: (name) => users.find(name),
     },

@@ -11,6 +11,7 @@ import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.t
 import { authorize } from "./authorize.ts";
 import { drain } from "./body.ts";
 import { HttpError, errorBody, statusOf, toNeonError } from "./http-errors.ts";
+import type { Metrics } from "./metrics.ts";
 import { type Answer, ApiRequest } from "./request.ts";
 import type { Router } from "./router.ts";
 import type { Handler } from "./routes.ts";
@@ -30,6 +31,7 @@ export interface HttpServiceDependencies {
   readonly log: Logger;
   /** What GET /v1/status answers beside the state; no secrets, it needs no token. */
   readonly status: () => Readonly<Record<string, string | number>>;
+  readonly metrics: Metrics;
 }
 
 /** How long a client may take to send the head of a request. */
@@ -39,6 +41,8 @@ const STREAM_SILENCE_MS = 10 * 60_000;
 /** Codes of the errors that a client makes by going away. */
 const CLIENT_LEFT: ReadonlySet<string> = new Set(["ERR_STREAM_PREMATURE_CLOSE", "ECONNRESET", "EPIPE"]);
 const CONNECTIONS_MAX = 1000;
+/** What requests that mean no route are counted as. */
+const OTHER_ROUTE = "other";
 
 export class HttpService implements AsyncDisposable {
   state: ServiceState = "starting";
@@ -103,8 +107,9 @@ export class HttpService implements AsyncDisposable {
       log.info({ method: request.method, url: request.url }, "the client has given up before its turn");
       return;
     }
+    const route = { pattern: OTHER_ROUTE };
     try {
-      const answer = await this.answer(request);
+      const answer = await this.answer(request, route);
       if (this.state === "stopping") response.setHeader("connection", "close");
       await send(request, response, answer);
       log.debug(
@@ -113,16 +118,28 @@ export class HttpService implements AsyncDisposable {
       );
     } catch (error) {
       await this.fail(request, response, error, since(started));
+    } finally {
+      this.measure(request, response, route.pattern, started);
     }
   }
 
-  private async answer(request: IncomingMessage): Promise<Answer> {
+  private measure(request: IncomingMessage, response: ServerResponse, route: string, started: number): void {
+    const { metrics } = this.dependencies;
+    const method = route === OTHER_ROUTE ? "" : (request.method ?? "");
+    metrics.httpRequests.add({ method, route, status: String(response.statusCode) });
+    metrics.httpDurations.observe({ method, route }, (performance.now() - started) / 1000);
+  }
+
+  /** Says in `route` which one it is, once that is known. */
+  private async answer(request: IncomingMessage, route: { pattern: string }): Promise<Answer> {
     const url = request.url ?? "/";
     if (request.method === "GET" && (url === "/v1/status" || url.startsWith("/v1/status?"))) {
+      route.pattern = "/v1/status";
       return { kind: "json", status: 200, value: { state: this.state, ...this.dependencies.status() } };
     }
     if (this.options.token !== undefined) authorize(request.headers.authorization, this.options.token);
-    const { handler, target } = this.dependencies.router.find(request.method, url);
+    const { handler, target, pattern } = this.dependencies.router.find(request.method, url);
+    route.pattern = pattern;
     if (this.state !== "ready") {
       throw new HttpError(503, ErrorCode.Unreachable, `the pageserver is ${this.state}`, {
         hint: "Try again in a moment.",
@@ -156,6 +173,10 @@ async function send(request: IncomingMessage, response: ServerResponse, answer: 
     await sendJson(request, response, answer.status, answer.value);
     return;
   }
+  if (answer.kind === "text") {
+    await sendBytes(request, response, 200, answer.contentType, Buffer.from(answer.text));
+    return;
+  }
   response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
   response.writeHead(200, answer.headers);
   // An error in the stream cuts the connection, so that nobody takes half of it for all of it.
@@ -169,8 +190,18 @@ async function sendJson(
   value: object,
 ): Promise<void> {
   const bytes = Buffer.from(`${JSON.stringify(value)}\n`);
+  await sendBytes(request, response, status, "application/json; charset=utf-8", bytes);
+}
+
+async function sendBytes(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  contentType: string,
+  bytes: Uint8Array,
+): Promise<void> {
   response.writeHead(status, {
-    "content-type": "application/json; charset=utf-8",
+    "content-type": contentType,
     "content-length": bytes.length,
     "cache-control": "no-store",
   });

@@ -7,9 +7,10 @@ import { readJsonBody, streamBody } from "./body.ts";
 import { usage } from "./http-errors.ts";
 import type { Target } from "./router.ts";
 
-/** A JSON value, or a stream of bytes with headers that describe it. */
+/** A JSON value, a text, or a stream of bytes with headers that describe it. */
 export type Answer =
   | { readonly kind: "json"; readonly status: number; readonly value: object }
+  | { readonly kind: "text"; readonly contentType: string; readonly text: string }
   | {
       readonly kind: "stream";
       readonly headers: Readonly<Record<string, string>>;

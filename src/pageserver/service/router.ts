@@ -28,7 +28,7 @@ export class Router<H> {
   }
 
   /** Throws `not_found` for an unknown path and status 405 for a method that the path does not have. */
-  find(method: string | undefined, url: string): { handler: H; target: Target } {
+  find(method: string | undefined, url: string): { handler: H; target: Target; pattern: string } {
     if (url.length > URL_LENGTH_MAX) throw new HttpError(414, ErrorCode.Usage, "the path is too long");
     const mark = url.indexOf("?");
     const path = mark < 0 ? url : url.slice(0, mark);
@@ -41,7 +41,8 @@ export class Router<H> {
         continue;
       }
       const query = new URLSearchParams(mark < 0 ? "" : url.slice(mark + 1));
-      return { handler: route.handler, target: { path: variables(route.parts, parts), query } };
+      const target = { path: variables(route.parts, parts), query };
+      return { handler: route.handler, target, pattern: route.parts.join("/") };
     }
     if (methods.length > 0) {
       throw new HttpError(405, ErrorCode.Usage, `${path} takes ${methods.join(", ")}, not ${String(method)}`);

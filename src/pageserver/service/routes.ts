@@ -12,6 +12,7 @@ import { usage } from "./http-errors.ts";
 import { jsonLines } from "./json-lines.ts";
 import { currentEnd, readMoment, readSource, resolveMoment, waitUntilDurable } from "./points.ts";
 import { backup as recoveryBackup, plan as recoveryPlan } from "./recovery-routes.ts";
+import type { Metrics } from "./metrics.ts";
 import {
   renderBranch,
   renderCheck,
@@ -30,6 +31,7 @@ import type { Users } from "./users.ts";
 
 export type Handler = (request: ApiRequest) => Promise<Answer>;
 
+const METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 const WAIT_TIMEOUT_MS_MAX = 60 * 60 * 1000;
 const COMPUTE_NAME_LENGTH_MAX = 200;
 const PATH_LENGTH_MAX = 4096;
@@ -38,6 +40,7 @@ export function buildRoutes(
   tenants: Tenants<ServedTimeline>,
   users: Users,
   retention: RetentionSettings,
+  metrics: Metrics,
 ): Router<Handler> {
   const tenantOf = (request: ApiRequest): Tenant<ServedTimeline> => tenants.get(request.tenantId);
   const inTenant =
@@ -62,6 +65,11 @@ export function buildRoutes(
   addUserRoutes(router, users);
   addStorageRoutes(router, tenants, retention);
   return router
+    .add("GET", "/metrics", async () => ({
+      kind: "text",
+      contentType: METRICS_CONTENT_TYPE,
+      text: metrics.render(),
+    }))
     .add("GET", "/v1/tenant", async () => json({ tenants: tenants.list().map(renderTenant) }))
     .add("POST", "/v1/tenant", (request) => createTenant(request, tenants))
     .add(

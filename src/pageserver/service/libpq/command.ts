@@ -1,7 +1,8 @@
 /** What a command of the libpq service is, and the table that finds it by its name. */
 import type { Column } from "../../../pgwire/encode-backend.ts";
 import type { Statement, StatementSession } from "../../../pgwire/statement.ts";
-import { usage } from "../http-errors.ts";
+import type { NeonError } from "../../../base/errors.ts";
+import { toNeonError, usage } from "../http-errors.ts";
 import { Arguments, trimCommand } from "./arguments.ts";
 import type { Identity } from "./identity.ts";
 
@@ -24,6 +25,14 @@ export interface LibpqCommand {
   prepare(args: Arguments): PreparedCommand;
 }
 
+/** What is told of a command that has ended, one way or the other. */
+export interface CommandRun {
+  readonly name: string;
+  readonly user: string;
+  readonly ms: number;
+  readonly error: NeonError | undefined;
+}
+
 /** One column of text, as commands that answer with JSON have it. */
 export const DATA_COLUMN: readonly Column[] = [{ name: "data", type: "text" }];
 
@@ -37,8 +46,10 @@ export function jsonAnswer(answer: (session: CommandSession) => Promise<unknown>
 
 export class CommandTable {
   private readonly commands = new Map<string, LibpqCommand>();
+  private readonly onEnd: (run: CommandRun) => void;
 
-  constructor(commands: readonly LibpqCommand[]) {
+  constructor(commands: readonly LibpqCommand[], onEnd: (run: CommandRun) => void = () => undefined) {
+    this.onEnd = onEnd;
     for (const command of commands) this.commands.set(command.name, command);
   }
 
@@ -64,8 +75,17 @@ export class CommandTable {
     return {
       columns: prepared.columns,
       run: async (session) => {
-        await prepared.run(session);
-        return undefined;
+        const started = performance.now();
+        let failure: NeonError | undefined;
+        try {
+          await prepared.run(session);
+          return undefined;
+        } catch (error) {
+          failure = toNeonError(error);
+          throw failure;
+        } finally {
+          this.onEnd({ name, user: session.identity.user, ms: performance.now() - started, error: failure });
+        }
       },
     };
   }

@@ -10,7 +10,8 @@ import type { ServerTls } from "../../../pgwire/server-startup.ts";
 import type { Admission, Caller } from "../../../pgwire/statement.ts";
 import { DEFAULT_USER } from "../../../pgwire/uri.ts";
 import { WireError } from "../../../pgwire/wire-errors.ts";
-import { CommandTable, type LibpqCommand } from "./command.ts";
+import type { Metrics } from "../metrics.ts";
+import { type CommandRun, CommandTable, type LibpqCommand } from "./command.ts";
 import type { Identity } from "./identity.ts";
 
 export interface LibpqServiceOptions extends LibpqServerOptions {
@@ -24,10 +25,18 @@ export interface LibpqServiceDependencies {
   readonly commands: readonly LibpqCommand[];
   readonly log: Logger;
   readonly random: Random;
+  readonly metrics: Metrics;
   readonly tls: () => ServerTls | undefined;
   /** Keys and rights of a user; undefined if there is none of this name. */
   readonly findUser: (name: string) => { verifier: ScramVerifier; identity: Identity } | undefined;
 }
+
+/** Failures that whoever runs the pageserver should know of. */
+const OWN_FAILURES: ReadonlySet<ErrorCode> = new Set([
+  ErrorCode.Failed,
+  ErrorCode.Corrupt,
+  ErrorCode.Resource,
+]);
 
 export class LibpqService implements AsyncDisposable {
   /** Commands are answered only in this state. */
@@ -47,7 +56,7 @@ export class LibpqService implements AsyncDisposable {
     this.options = options;
     this.dependencies = dependencies;
     this.own = own;
-    const table = new CommandTable(dependencies.commands);
+    const table = new CommandTable(dependencies.commands, (run) => this.onCommandEnd(run));
     const { log, random, tls } = dependencies;
     this.server = new LibpqServer<Identity>(options, {
       backends: {
@@ -92,6 +101,17 @@ export class LibpqService implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop(0);
+  }
+
+  private onCommandEnd({ name, user, ms, error }: CommandRun): void {
+    const { log, metrics } = this.dependencies;
+    metrics.libpqCommands.add({ command: name, result: error?.code ?? "ok" });
+    metrics.libpqDurations.observe({ command: name }, ms / 1000);
+    const about = { command: name, user, ms: Math.round(ms) };
+    if (!error) log.debug(about, "libpq command");
+    else if (OWN_FAILURES.has(error.code)) {
+      log.error({ ...about, code: error.code, err: error }, `libpq command failed: ${error.message}`);
+    } else log.info({ ...about, code: error.code }, `libpq command refused: ${error.message}`);
   }
 
   private admit({ user, encrypted, loopback }: Caller): Admission<Identity> {

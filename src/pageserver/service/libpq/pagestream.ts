@@ -8,6 +8,7 @@ import type { StatementChannel } from "../../../pgwire/statement.ts";
 import { PageReaders, type TimelinePages } from "../../read/timeline-pages.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
+import type { Metrics } from "../metrics.ts";
 import type { LibpqCommand } from "./command.ts";
 import { checkTenant } from "./identity.ts";
 import {
@@ -26,13 +27,14 @@ const WAIT_MS = 300_000;
 export interface PagestreamContext {
   readonly tenants: Tenants<ServedTimeline>;
   readonly readers: PageReaders;
+  readonly metrics: Metrics;
 }
 
 export function pagestreamCommands(context: PagestreamContext): LibpqCommand[] {
   return [pagestream(context, 2), pagestream(context, 3)];
 }
 
-function pagestream({ tenants, readers }: PagestreamContext, version: StreamVersion): LibpqCommand {
+function pagestream({ tenants, readers, metrics }: PagestreamContext, version: StreamVersion): LibpqCommand {
   const name = `pagestream_v${version}`;
   return {
     name,
@@ -47,7 +49,11 @@ function pagestream({ tenants, readers }: PagestreamContext, version: StreamVers
           const timeline = tenants.get(tenantId).timeline(timelineId);
           const pages = await readers.of(timeline);
           const stream = new PageStream(timeline, pages, version, session.signal);
-          await stream.serve(await session.copyBoth());
+          try {
+            await stream.serve(await session.copyBoth());
+          } finally {
+            for (const [kind, count] of stream.counts) metrics.pageRequests.add({ kind }, count);
+          }
         },
       };
     },
@@ -55,6 +61,8 @@ function pagestream({ tenants, readers }: PagestreamContext, version: StreamVers
 }
 
 class PageStream {
+  /** Requests by kind. */
+  readonly counts = new Map<string, number>();
   private readonly timeline: ServedTimeline;
   private readonly pages: TimelinePages;
   private readonly version: StreamVersion;
@@ -89,6 +97,7 @@ class PageStream {
 
   /** An answer to everything; what goes wrong is an answer as well, and the stream goes on. */
   private async answer(request: StreamRequest | BadRequest): Promise<Uint8Array> {
+    this.counts.set(request.kind, (this.counts.get(request.kind) ?? 0) + 1);
     if (request.kind === "bad") return this.writer.error(request, `Bad request: ${request.message}`);
     try {
       const lsn = await this.effectiveLsn(request);
