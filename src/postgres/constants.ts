@@ -42,7 +42,31 @@ export const Rmgr = {
 
 const RMGR_NAMES: readonly string[] = Object.keys(Rmgr);
 
-/** A resource manager's name for messages: `Heap2`, or `custom 128`. */
+/**
+ * Extensions that have reserved a number for a resource manager of their own. Nothing in the WAL says the name.
+ * Source: https://wiki.postgresql.org/wiki/CustomWALResourceManagers
+ */
+const CUSTOM_RMGR_NAMES: ReadonlyMap<number, string> = new Map([
+  [128, "an extension under development"],
+  [129, "OrioleDB"],
+  [130, "Bluefin"],
+  [131, "Bluefin2"],
+  [132, "Marlin"],
+  [133, "Marlin2"],
+  [134, "Neon"],
+  [135, "AQO"],
+  [136, "sr_plan"],
+  [137, "pg_analytics"],
+  [138, "PGroonga"],
+  [139, "Hsphere"],
+  [241, "Columnar"],
+]);
+
+/** A resource manager's name for messages: `Heap2`, or `custom 129 (reserved for OrioleDB)`. */
 export function rmgrName(id: number): string {
-  return RMGR_NAMES[id] ?? (id >= 128 ? `custom ${id}` : `unknown ${id}`);
+  const known = RMGR_NAMES[id];
+  if (known !== undefined) return known;
+  if (id < 128) return `unknown ${id}`;
+  const reserved = CUSTOM_RMGR_NAMES.get(id);
+  return reserved === undefined ? `custom ${id}` : `custom ${id} (reserved for ${reserved})`;
 }
