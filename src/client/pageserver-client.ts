@@ -396,11 +396,11 @@ export class PageserverClient {
     return verificationOf(asObject(result, "result"));
   }
 
-  private target(): { baseUrl: string; token: string | undefined } {
+  target(): { baseUrl: string; token: string | undefined } {
     return { baseUrl: this.baseUrl, token: this.token };
   }
 
-  private tenantPath(rest: string): string {
+  tenantPath(rest: string): string {
     return `/v1/tenant/${this.tenantId}${rest}`;
   }
 
