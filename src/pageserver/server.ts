@@ -17,6 +17,7 @@ import { backupCommands } from "./service/libpq/backup-commands.ts";
 import { generalCommands } from "./service/libpq/commands.ts";
 import type { LibpqCommand } from "./service/libpq/command.ts";
 import { LibpqService, type LibpqServiceDependencies } from "./service/libpq/libpq-service.ts";
+import { maintenanceCommands } from "./service/libpq/maintenance-commands.ts";
 import { pagestreamCommands } from "./service/libpq/pagestream.ts";
 import { transferCommands } from "./service/libpq/transfer-commands.ts";
 import { Metrics } from "./service/metrics.ts";
@@ -101,6 +102,7 @@ export class Pageserver implements AsyncDisposable {
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
         ...adminCommands({ tenants, settings: shownSettings(options) }),
         ...backupCommands(tenants),
+        ...maintenanceCommands(tenants, options.maintenance),
         ...pagestreamCommands({
           tenants,
           readers: new PageReaders(pageCache(options, dependencies)),
@@ -194,7 +196,11 @@ function shownSettings(options: PageserverOptions): Readonly<Record<string, stri
     checkpoint_distance: options.checkpointDistanceBytes,
     checkpoint_timeout: `${options.checkpointTimeoutMs}ms`,
     cache_size: options.cacheBytes,
-    log_level: options.logLevel,
+    pitr_interval: `${options.maintenance.pitrIntervalMs}ms`,
+    gc_horizon: options.maintenance.gcHorizonBytes,
+    gc_period: `${options.maintenance.gcPeriodMs}ms`,
+    compaction_period: `${options.maintenance.compactionPeriodMs}ms`,
+    compaction_threshold: options.maintenance.flushedLayersMin,
   };
 }
 

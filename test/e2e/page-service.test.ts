@@ -246,6 +246,16 @@ test("pages, sizes, backups and branches over libpq", { timeout: 600_000 }, asyn
     const found = await client.query(`get_lsn_by_timestamp ${tenant} ${timeline} '${time}'`);
     assert.ok((parseLsn(found.rows[0]?.[0] ?? "") ?? 0) > early);
     await client.query(`checkpoint ${tenant} ${timeline}`);
+    await client.query(`compact ${tenant} ${timeline}`);
+    const lease = await client.query(`lease lsn ${tenant} ${timeline} ${formatLsn(early)}`);
+    assert.ok(Number(lease.rows[0]?.[0]) > Date.now());
+    assert.deepEqual((await client.query(`lease lsn ${tenant} ${timeline} FF/0`)).rows, [[null]]);
+    const collected = await client.query(`do_gc ${tenant} ${timeline} 0`);
+    assert.deepEqual(collected.columns, ["timelines", "removed_bytes", "written_bytes", "elapsed"]);
+    // The lease keeps it.
+    assert.ok(
+      (await collect(client.copyOut(`basebackup ${tenant} ${timeline} ${formatLsn(early)}`))).length > 1e6,
+    );
     const other = "d".repeat(32);
     assert.equal((await json(client, `tenant_create ${other} 16`))["pg_version"], 16);
     const shown = await client.query("show");

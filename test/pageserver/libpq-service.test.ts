@@ -134,17 +134,43 @@ void test("a user of one tenant gets nothing of another, and nothing of the page
   );
   const foreign = { tenant_id: OTHER, branch: "main", other: "main", dry_run: false };
   const origin = { host: "127.0.0.1", port: 1, user: "x", sslmode: "disable", connect_timeout_ms: 1000 };
+  const timeline = "e".repeat(32);
   const commands = [
     `branch_list ${OTHER}`,
     `branch_list ${"c".repeat(32)}`,
     `identify_system ${OTHER}`,
+    `show ${OTHER}`,
+    `tenant_create ${"c".repeat(32)}`,
+    `branch_create ${OTHER} x main`,
+    `branch_delete ${OTHER} main`,
+    `get_lsn_by_timestamp ${OTHER} ${timeline} 2026-01-01T00:00:00Z`,
+    `get_last_record_rlsn ${OTHER} ${timeline}`,
+    `checkpoint ${OTHER} ${timeline}`,
+    `compact ${OTHER} ${timeline}`,
+    `do_gc ${OTHER}`,
+    `lease lsn ${OTHER} ${timeline} 0/1`,
+    `basebackup ${OTHER} ${timeline}`,
+    `fullbackup ${OTHER} ${timeline}`,
+    `pagestream_v2 ${OTHER} ${timeline}`,
+    `pagestream_v3 ${OTHER} ${timeline}`,
     `branch_push ${JSON.stringify(foreign)}`,
     `branch_pull ${JSON.stringify(foreign)}`,
     // It may not make the pageserver connect to others, not even for its own tenant.
+    `callmemaybe ${TENANT} ${timeline} host=127.0.0.1`,
     `perform_push ${JSON.stringify({ ...foreign, tenant_id: TENANT, origin })}`,
     `perform_pull ${JSON.stringify({ ...foreign, tenant_id: TENANT, origin })}`,
     `remote_branches ${JSON.stringify({ origin, tenant_id: TENANT })}`,
   ];
+  // Those that concern no tenant; every other command must be among those above.
+  const harmless = ["set", "status", "tenant_list"];
+  let listed = "";
+  await client.query("nonsense").catch((error: Error) => (listed = error.message));
+  const names = /there are (.*)$/.exec(listed)?.[1]?.split(", ") ?? [];
+  assert.ok(names.length > 20);
+  for (const name of names) {
+    const tried = harmless.includes(name) || commands.some((command) => command.startsWith(`${name} `));
+    assert.ok(tried, `${name} is not tried`);
+  }
   for (const command of commands) await assert.rejects(client.query(command), declined, command);
 });
 

@@ -1,0 +1,123 @@
+/** Commands about space and retention: `do_gc`, `compact`, `lease lsn`. */
+import { ErrorCode, NeonError } from "../../../base/errors.ts";
+import { formatLsn } from "../../../base/lsn.ts";
+import type { RetentionSettings } from "../../compaction/maintenance.ts";
+import { collectGarbage } from "../../compaction/tenant-gc.ts";
+import type { ServedTimeline } from "../../timeline/served-timeline.ts";
+import type { Tenants } from "../../timeline/tenants.ts";
+import { resolveMoment } from "../points.ts";
+import type { Arguments } from "./arguments.ts";
+import type { LibpqCommand } from "./command.ts";
+import { checkTenant } from "./identity.ts";
+
+/** How long a lease holds unless it is renewed; whoever uses the LSN renews it by asking again. */
+const LEASE_MS = 10 * 60_000;
+
+export function maintenanceCommands(
+  tenants: Tenants<ServedTimeline>,
+  settings: RetentionSettings,
+): LibpqCommand[] {
+  return [doGc(tenants, settings), compact(tenants), leaseLsn(tenants)];
+}
+
+function doGc(tenants: Tenants<ServedTimeline>, settings: RetentionSettings): LibpqCommand {
+  return {
+    name: "do_gc",
+    synopsis: "do_gc TENANT [TIMELINE [HORIZON_BYTES]]",
+    summary: "Removes history that is not kept any more, of the whole tenant: counts and milliseconds.",
+    prepare: (args) => {
+      const id = args.tenantId();
+      // The history of a tenant is one tree: what can go is decided for all of it.
+      if (!args.atEnd) args.timelineId();
+      const horizon = readHorizon(args);
+      return {
+        columns: [
+          { name: "timelines", type: "int8" },
+          { name: "removed_bytes", type: "int8" },
+          { name: "written_bytes", type: "int8" },
+          { name: "elapsed", type: "int8" },
+        ],
+        run: async (session) => {
+          checkTenant(session.identity, id);
+          const started = performance.now();
+          const kept = horizon === undefined ? settings : { gcHorizonBytes: horizon, pitrIntervalMs: 0 };
+          const reports = await collectGarbage(
+            tenants.get(id),
+            { ...kept, dryRun: false, thorough: true },
+            () => session.signal.throwIfAborted(),
+          );
+          const sum = (field: "removedBytes" | "writtenBytes"): number =>
+            reports.reduce((total, report) => total + report[field], 0);
+          const elapsedMs = Math.round(performance.now() - started);
+          const counts = [reports.length, sum("removedBytes"), sum("writtenBytes"), elapsedMs];
+          await session.row(counts.map(String));
+        },
+      };
+    },
+  };
+}
+
+/** As in the original: a horizon that is given stands for all that is kept. */
+function readHorizon(args: Arguments): number | undefined {
+  const text = args.optionalWord();
+  if (text === undefined) return undefined;
+  const bytes = /^\d{1,15}$/.test(text) ? Number(text) : undefined;
+  if (bytes === undefined) throw args.wrong("the horizon is no number of bytes");
+  return bytes;
+}
+
+function compact(tenants: Tenants<ServedTimeline>): LibpqCommand {
+  return {
+    name: "compact",
+    synopsis: "compact TENANT TIMELINE",
+    summary: "Merges the layers of a timeline, and makes images that spare reads work.",
+    prepare: (args) => {
+      const id = args.tenantId();
+      const timelineId = args.timelineId();
+      return {
+        run: async ({ identity }) => {
+          checkTenant(identity, id);
+          const { maintenance } = tenants.get(id).timeline(timelineId);
+          if (!maintenance) throw new NeonError(ErrorCode.Unsupported, "this timeline has no layers");
+          await maintenance.compact({ thorough: true });
+        },
+      };
+    },
+  };
+}
+
+function leaseLsn(tenants: Tenants<ServedTimeline>): LibpqCommand {
+  return {
+    name: "lease lsn",
+    synopsis: "lease lsn TENANT TIMELINE LSN",
+    summary: "Keeps an LSN readable for ten minutes: column `valid_until`, milliseconds since 1970, or null.",
+    prepare: (args) => {
+      const id = args.tenantId();
+      const timelineId = args.timelineId();
+      const wanted = args.lsn("the LSN");
+      return {
+        columns: [{ name: "valid_until", type: "text" }],
+        run: async (session) => {
+          checkTenant(session.identity, id);
+          const tenant = tenants.get(id);
+          tenant.timeline(timelineId);
+          // A lease and a cutoff that moves exclude each other.
+          const expiresAt = await tenant.change(async () => {
+            const lsn = await resolveMoment(tenant, timelineId, { lsn: wanted }).catch(notReadable);
+            if (lsn === undefined) return undefined;
+            const holder = tenant.timelineAt(timelineId, lsn);
+            const { endLsn } = await holder.recordBoundary(lsn);
+            return (await holder.leases?.renew(`lsn ${formatLsn(wanted)}`, endLsn, LEASE_MS))?.expiresAt;
+          });
+          await session.row([expiresAt === undefined ? null : String(expiresAt)]);
+        },
+      };
+    },
+  };
+}
+
+/** An LSN that is gone or not there yet cannot be leased, which is an answer and no error. */
+function notReadable(error: unknown): undefined {
+  if (error instanceof NeonError && error.code === ErrorCode.NotFound) return undefined;
+  throw error;
+}
