@@ -141,7 +141,7 @@ async function runCounters(t: TestContext, major: number): Promise<void> {
   assert(
     Number(await steps.compute.value(`select count(*)::int from pg_class where oid > ${LIMIT - 100}`)) > 0,
   );
-  if (major >= 15) await run(`create database last oid = ${LIMIT - 1}`);
+  if (major >= 15) await run(`create database last oid = ${LIMIT - 1} strategy file_copy`);
   await steps.reached("OIDs over");
   startLsn = await steps.rebuild(archive, startLsn);
 

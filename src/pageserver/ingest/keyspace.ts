@@ -51,7 +51,13 @@ export function kindRange(kind: number): { from: Key; to: Key } {
 
 /** Half-open range of all keys of one kind in one database of one tablespace. */
 export function databaseRange(kind: number, spcOid: number, dbOid: number): { from: Key; to: Key } {
-  return { from: key(kind, { spcOid, dbOid }), to: key(kind, { spcOid, dbOid: dbOid + 1 }) };
+  const to =
+    dbOid < U32_LIMIT - 1
+      ? key(kind, { spcOid, dbOid: dbOid + 1 })
+      : spcOid < U32_LIMIT - 1
+        ? key(kind, { spcOid: spcOid + 1 })
+        : key(kind + 1);
+  return { from: key(kind, { spcOid, dbOid }), to };
 }
 
 /** The whole key space. */
