@@ -14,6 +14,9 @@ import { restoreBlockImage } from "../../src/postgres/wal/image.ts";
 import type { WalRecord } from "../../src/postgres/wal/record.ts";
 import { WalStream } from "../../src/postgres/wal/stream.ts";
 import { TestPostgres } from "../support/postgres.ts";
+import { Watcher } from "./redo-index-oracle.ts";
+import { ORACLE_SETTINGS } from "./redo-oracle.ts";
+import { Replay } from "./redo-replay.ts";
 
 const BIN = "/usr/lib/postgresql/15/bin";
 const skip = ["postgres", "initdb", "pg_waldump"].every((name) => existsSync(join(BIN, name)))
@@ -119,5 +122,53 @@ test(
       t.diagnostic(`${name}: ${count} images compared with the pages on disk`);
       assert.ok(count > 50, `${count} images with ${name}`);
     }
+  },
+);
+
+test(
+  "PostgreSQL 15: pages made from lz4 and zstd images, and compared with them, record by record",
+  { skip },
+  async (t) => {
+    await using server = await TestPostgres.create({
+      binDir: BIN,
+      settings: { ...ORACLE_SETTINGS, wal_compression: "zstd" },
+      start: false,
+    });
+    await using base = await server.clone();
+    await server.start();
+    for (const statement of [
+      "create table t as select i as id, md5(i::text) as v from generate_series(1, 3000) i",
+      "create index on t (v)",
+      "create index on t using gin (string_to_array(v, 'a'))",
+      "checkpoint",
+      "update t set v = v || 'x' where id % 5 = 0",
+      "set wal_compression = lz4",
+      "delete from t where id % 7 = 0",
+      "vacuum t",
+      "checkpoint",
+      "update t set v = 'y' || v where id % 3 = 0",
+      "vacuum (freeze) t",
+    ])
+      await server.query(statement);
+    await server.stop();
+    const counts = { "lz4 applied": 0, "lz4 compared": 0, "zstd applied": 0, "zstd compared": 0 };
+    const watcher = new Watcher();
+    const replay: Replay = new Replay(base.dataDir, {
+      hintBitsLogged: false,
+      observer: (record, index, page) => {
+        watcher.observe(record, index, page, replay);
+      },
+      onRecord: (record) => {
+        for (const block of record.blocks.slice(0, record.blockCount)) {
+          const { lz4, zstd } = POSTGRES_15.image;
+          const method = block.imageInfo & lz4 ? "lz4" : block.imageInfo & zstd ? "zstd" : undefined;
+          if (block.hasImage && method) counts[`${method} ${block.applyImage ? "applied" : "compared"}`]++;
+        }
+      },
+    });
+    replay.run(server.dataDir);
+    t.diagnostic(JSON.stringify(counts));
+    assert.deepEqual(replay.differences, []);
+    for (const count of Object.values(counts)) assert.ok(count > 100, JSON.stringify(counts));
   },
 );
