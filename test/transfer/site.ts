@@ -63,6 +63,9 @@ export interface WriteSpec {
 export interface SiteOptions {
   readonly files?: Files;
   readonly directory?: string;
+  /** What its clock says; the present unless given. */
+  readonly now?: () => number;
+  readonly checkpointDistanceBytes?: number;
 }
 
 export class Site implements AsyncDisposable {
@@ -92,7 +95,7 @@ export class Site implements AsyncDisposable {
     const { files, cache } = this;
     const note = (_: object, message: string): void => void this.log.push(message);
     const log = { info: note, warn: note, error: note };
-    const clock = { now: () => Date.now() };
+    const clock = { now: options.now ?? (() => Date.now()) };
     const timelines = timelineFactory({
       files,
       clock,
@@ -104,7 +107,7 @@ export class Site implements AsyncDisposable {
       onFatal: (error) => {
         throw error;
       },
-      checkpointDistanceBytes: 64 << 20,
+      checkpointDistanceBytes: options.checkpointDistanceBytes ?? 64 << 20,
       checkpointTimeoutMs: 600_000,
     });
     this.tenants = new Tenants<Timeline>(join(this.directory, "tenants"), {
