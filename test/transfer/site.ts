@@ -56,6 +56,8 @@ export interface WriteSpec {
   readonly pages?: number;
   /** Size of a page image in bytes, which need not be true. */
   readonly pageBytes?: number;
+  /** Whole pages only, no records: so that pages can be made of them. */
+  readonly images?: boolean;
   /** Continues the epoch of the last write instead of beginning a new one. */
   readonly sameEpoch?: boolean;
 }
@@ -372,8 +374,14 @@ class Writer {
     const end = lsnAdd(start, size);
     if (this.window.unsaved && windowOfLsn(start) !== this.window.window) this.saveWindow(end);
     const { pages = 30, pageBytes = 600 } = spec;
-    const shared = this.store.append(seeded.bytes(pageBytes), 0, pageBytes);
-    for (let count = seeded.between(1, 3); count > 0; count--) {
+    const shared = spec.images ? NO_BLOB : this.store.append(seeded.bytes(pageBytes), 0, pageBytes);
+    for (let count = spec.images ? 1 : 0; count > 0; count--) {
+      const handle = this.store.intern(Kind.RelationBlock, 1663, 5, 16384, 0);
+      const page = new Uint8Array(PAGE);
+      page.set(seeded.bytes(32), 32);
+      this.store.put(handle, seeded.below(pages), end, ValueFlag.Image, this.store.append(page, 0, PAGE));
+    }
+    for (let count = spec.images ? 0 : seeded.between(1, 3); count > 0; count--) {
       const handle = this.store.intern(Kind.RelationBlock, 1663, 5, 16384, 0);
       const block = seeded.below(pages);
       const kind = seeded.below(10);
@@ -434,12 +442,16 @@ async function* importedValues(
 }
 
 /** Everything that can be read at an LSN, as one digest; without the index of records, which is compared by its use. */
-export async function contentAt(timeline: Timeline, lsn: Lsn): Promise<string> {
+export async function contentAt(timeline: Timeline, lsn: Lsn, newestOnly = false): Promise<string> {
   const hash = createHash("sha256");
   for await (const batch of timeline.store.scan(FULL_RANGE, lsn)) {
     for (const { key, values } of batch) {
       if (key.kind === Kind.RecordIndex) continue;
       hash.update(JSON.stringify(key));
+      if (newestOnly) {
+        hash.update(values[0]?.bytes ?? "");
+        continue;
+      }
       for (const value of values)
         hash.update(`${value.lsn} ${value.flags} ${value.bytes.length} `).update(value.bytes);
     }

@@ -11,6 +11,7 @@ import {
   type TenantView,
   type TimelineView,
   chainOf,
+  isReadable,
   lineageOf,
   namedTimeline,
 } from "./description.ts";
@@ -172,20 +173,25 @@ function checkHistoryKept(
     const view = chain.find((section) => section.view.id === timelineId)?.view;
     if (view === undefined || toLsn === fromLsn || view.gcCutoffLsn <= fromLsn) continue;
     if (!isExtension && fromLsn === view.startLsn) continue;
-    const data = { from: formatLsn(fromLsn), cutoff: formatLsn(view.gcCutoffLsn) };
-    throw new NeonError(
-      ErrorCode.Conflict,
-      `the receiver has the history up to ${data.from}, but the sender keeps changes from ${data.cutoff} on only`,
-      {
-        hint: "What lies between was garbage collected. Delete the branch at the receiver to get a fresh copy, or keep more history (pitr_interval).",
-        data,
-      },
-    );
+    throw historyGone(fromLsn, view.gcCutoffLsn);
   }
 }
 
+/** The receiver ends where the sender has no changes any more. */
+export function historyGone(fromLsn: Lsn, cutoffLsn: Lsn): NeonError {
+  const data = { from: formatLsn(fromLsn), cutoff: formatLsn(cutoffLsn) };
+  return new NeonError(
+    ErrorCode.Conflict,
+    `the receiver has the history up to ${data.from}, but the sender keeps changes from ${data.cutoff} on only`,
+    {
+      hint: "What lies between was garbage collected. Delete the branch at the receiver to get a fresh copy, or keep more history (pitr_interval).",
+      data,
+    },
+  );
+}
+
 function checkReadable({ owner, lsn }: CommonPoint): void {
-  if (owner.gcCutoffLsn <= lsn) return;
+  if (isReadable(owner, lsn)) return;
   const data = { lsn: formatLsn(lsn), cutoff: formatLsn(owner.gcCutoffLsn) };
   throw new NeonError(
     ErrorCode.Conflict,

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { corrupt } from "../../base/errors.ts";
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import { type Lineage, type LineageSection, flattenLineage } from "../../base/lineage.ts";
-import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import { type Lsn, formatLsn, parseLsn } from "../../base/lsn.ts";
 import { JsonFields } from "../json-fields.ts";
 import { HISTORY_MAX, TIMELINES_MAX } from "./limits.ts";
 
@@ -25,6 +25,8 @@ export interface TimelineView {
   readonly history: readonly HistoryView[];
   /** What lies below cannot be read any more. At `startLsn` or below if nothing was removed. */
   readonly gcCutoffLsn: Lsn;
+  /** Points below the cutoff that can be read all the same. */
+  readonly retainedLsns: readonly Lsn[];
   /** Branches that name it. */
   readonly names: readonly string[];
   /** A compute may write to it. */
@@ -95,6 +97,7 @@ export function renderDescription(view: TenantView): object {
       end: formatLsn(timeline.endLsn),
       history: renderHistory(timeline.history),
       cutoff: formatLsn(timeline.gcCutoffLsn),
+      retained: timeline.retainedLsns.map(formatLsn),
       names: timeline.names,
       writer: timeline.hasWriter,
     })),
@@ -142,9 +145,19 @@ function parseTimeline(fields: JsonFields): TimelineView {
     endLsn,
     history: parseHistory(fields, startLsn),
     gcCutoffLsn: fields.lsn("cutoff"),
+    retainedLsns: fields.texts("retained").map((text) => parseLsn(text) ?? fail(fields, "retained")),
     names: fields.texts("names"),
     hasWriter: fields.boolean("writer"),
   };
+}
+
+function fail(fields: JsonFields, key: string): never {
+  throw fields.wrong(key, "must be a list of LSNs");
+}
+
+/** Whether the state at an LSN of its own part of the history is still there. */
+export function isReadable(timeline: TimelineView, lsn: Lsn): boolean {
+  return lsn >= timeline.gcCutoffLsn || timeline.retainedLsns.includes(lsn);
 }
 
 /** Ascending, from `startLsn` on. */

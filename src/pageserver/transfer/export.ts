@@ -21,7 +21,7 @@ import type { Retention, TimelineStore } from "../../storage/store.ts";
 import { recordWindowKey } from "../ingest/keyspace.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
-import type { SourceSpan, TransferStep } from "./decide.ts";
+import { type SourceSpan, type TransferStep, historyGone } from "./decide.ts";
 import type { ChainSection, HistoryView } from "./description.ts";
 import type { PlannedLayer, PlannedStep } from "./plan.ts";
 import { type RecordWindow, windowsAround, writeWindows } from "./source-windows.ts";
@@ -173,7 +173,9 @@ export class Exporter implements AsyncDisposable {
     const pin = store.pin();
     this.pins.push(pin);
     const isWhole = step.kind === "create" && span.fromLsn === view.startLsn;
-    const needsDerived = isWhole && view.gcCutoffLsn > view.startLsn;
+    // Garbage collection writes down what it gives up before it removes a file: what is pinned is at least that.
+    if (!isWhole && store.gcCutoffLsn > span.fromLsn) throw historyGone(span.fromLsn, store.gcCutoffLsn);
+    const needsDerived = isWhole && store.retention !== undefined;
     const found: FoundLayer[] = [];
     for (const descriptor of pin.layers) {
       signal?.throwIfAborted();

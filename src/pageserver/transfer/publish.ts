@@ -21,7 +21,7 @@ import type { ClusterIdentity, ServedTimeline } from "../timeline/served-timelin
 import { lastStoredStart } from "../timeline/stored-windows.ts";
 import type { Publication, Tenant } from "../timeline/tenant.ts";
 import type { Tenants } from "../timeline/tenants.ts";
-import { type TenantView, namedTimeline } from "./description.ts";
+import { type TenantView, isReadable, namedTimeline } from "./description.ts";
 import type { Operation, PeerCluster } from "./identity.ts";
 import type { PlannedStep, TransferPlan } from "./plan.ts";
 import { exchangeOf, viewTenant } from "./tenant-view.ts";
@@ -108,7 +108,7 @@ function checkAncestor(
   if (lsn < ancestor.startLsn || lsn > ancestor.endLsn) {
     throw corrupt(`timeline ${timelineId} has no ${formatLsn(lsn)}`, { lsn: formatLsn(lsn) });
   }
-  if (lsn < ancestor.gcCutoffLsn) throw changed(`what it stands on was garbage collected`);
+  if (!isReadable(ancestor, lsn)) throw changed(`what it stands on was garbage collected`);
 }
 
 /** All of it, or nothing that a branch shows. */

@@ -26,6 +26,7 @@ function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline):
     endLsn,
     history,
     gcCutoffLsn: timeline.exchange?.store.gcCutoffLsn ?? startLsn,
+    retainedLsns: timeline.exchange?.store.retention?.points.map((point) => point.lsn) ?? [],
     names: tenant.namesOf(id),
     hasWriter: timeline.writer !== undefined,
   };
