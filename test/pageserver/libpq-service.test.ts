@@ -145,6 +145,7 @@ void test("a user of one tenant gets nothing of another, and nothing of the page
     `branch_delete ${OTHER} main`,
     `get_lsn_by_timestamp ${OTHER} ${timeline} 2026-01-01T00:00:00Z`,
     `get_last_record_rlsn ${OTHER} ${timeline}`,
+    `import basebackup ${OTHER} ${timeline} 0/1 0/1`,
     `checkpoint ${OTHER} ${timeline}`,
     `compact ${OTHER} ${timeline}`,
     `do_gc ${OTHER}`,
@@ -172,6 +173,23 @@ void test("a user of one tenant gets nothing of another, and nothing of the page
     assert.ok(tried, `${name} is not tried`);
   }
   for (const command of commands) await assert.rejects(client.query(command), declined, command);
+});
+
+void test("an import, which a wrong end LSN takes back", async () => {
+  await using harness = await Harness.withMain();
+  await using client = await connectLibpq(parseLibpqUri(uriOf(harness)));
+  const timeline = "e".repeat(32);
+  const names = async (): Promise<string[]> =>
+    JSON.parse((await client.query(`branch_list ${TENANT}`)).rows[0]?.[0] ?? "[]").map(
+      ({ name }: { name: string }) => name,
+    );
+  const load = (endLsn: string): Promise<void> =>
+    client.copyIn(`import basebackup ${TENANT} ${timeline} 0/0 ${endLsn} 17`, [Buffer.from("a tar")]);
+  await assert.rejects(load("0/16"), /ends at 0\/1500000, not at 0\/16/);
+  assert.deepEqual(await names(), ["main"]);
+  await load("0/1500000");
+  assert.deepEqual(await names(), ["import-eeeeeeee", "main"]);
+  await assert.rejects(load("0/1500000"), /exists/);
 });
 
 void test("users: made, listed, removed, kept over a restart; the password is stored nowhere", async () => {
