@@ -11,6 +11,9 @@ import { type PageserverDependencies, systemClock, systemRandom } from "./server
 import { timelineFactory } from "./timeline/timeline-factory.ts";
 import type { Timeline } from "./timeline/timeline.ts";
 
+/** Layers that wait for compaction, in units of those that one merge takes, above which WAL is taken in more slowly. */
+const FLUSHED_FACTOR = 4;
+
 /** Runs with these command line arguments, then ends the process. */
 export async function main(args: readonly string[]): Promise<never> {
   process.exit(await runPageserver(args, assemble));
@@ -39,6 +42,10 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     checkpointTimeoutMs: options.checkpointTimeoutMs,
     compaction,
     flushedLayersMin: options.maintenance.flushedLayersMin,
+    flushedLayersMax:
+      options.maintenance.compactionPeriodMs === 0
+        ? undefined
+        : FLUSHED_FACTOR * options.maintenance.flushedLayersMin,
   });
   return { ...shared, timelines, pages, compaction };
 }

@@ -27,6 +27,8 @@ export interface GarbagePolicy {
   readonly freedPerImage: number;
   /** … and at least this many bytes. */
   readonly freedBytesMin: number;
+  /** An image of at most this many bytes is made wherever there are changes: a few keys would keep whole layers. */
+  readonly cheapBytes: number;
   /** Keys that separate what `liveBytes` knows from what it does not. */
   readonly cuts: readonly Key[];
 }
@@ -82,6 +84,7 @@ export async function planGarbageImages(
   const wanted = units.map((unit) => {
     if (unit.imageLsn === level.upTo) return false;
     const live = liveBytes(unit.range) ?? unit.imageBytes;
+    if (unit.changeBytes > 0 && live <= policy.cheapBytes) return true;
     const freed = unit.imageBytes + unit.changeBytes - live;
     return freed >= policy.freedBytesMin && freed >= live * policy.freedPerImage;
   });

@@ -10,12 +10,12 @@ import { type AdoptedLayer, adoptLayers } from "./adopt.ts";
 import { type LsnSpan, type VersionVisitor, eachVersion } from "./each-version.ts";
 import { type ExportOptions, exportDelta } from "./export-delta.ts";
 import type { OutputPlace } from "./compaction-job.ts";
+import { collectFromFiles, imageAbove } from "./collect-files.ts";
 import type { MapLevel } from "./plan-images.ts";
 import type { Key } from "./key.ts";
 import type { KeyRange } from "./key-range.ts";
 import type { LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
-import type { LayerMap } from "./layer-map.ts";
 import { LayerSet, type NewLayer } from "./layer-set.ts";
 import { MemoryLayer } from "./memory-layer.ts";
 import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
@@ -474,30 +474,6 @@ export class TimelineStore implements AsyncDisposable {
     };
     await this.set.publish({ added, durableLsn: layer.endLsn, onPublished });
   }
-}
-
-/** Delta layers from the newest to the oldest that matters, then the image layer, if there is one. */
-async function collectFromFiles(
-  map: LayerMap,
-  image: LayerFile | undefined,
-  key: Key,
-  chain: ChainBuilder,
-): Promise<void> {
-  for (let layer = map.deltaFor(key, chain.below); layer !== undefined;) {
-    if (layer.endLsn <= chain.floor) break;
-    await layer.collect(key, chain);
-    if (chain.done) return;
-    layer = map.deltaFor(key, Math.min(chain.below, layer.startLsn));
-  }
-  if (image === undefined) return;
-  chain.floor = -1;
-  await image.collect(key, chain);
-}
-
-/** The image layer to stop at, unless the caller wants to stop earlier. */
-function imageAbove(map: LayerMap, key: Key, upTo: Lsn, floor: number): LayerFile | undefined {
-  const image = map.imageFor(key, upTo);
-  return image !== undefined && image.endLsn > floor ? image : undefined;
 }
 
 function sumBytes(layers: readonly LayerDescriptor[]): number {

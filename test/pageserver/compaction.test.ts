@@ -82,6 +82,7 @@ test("base backups at every retained point stay the same", { timeout: 600_000 },
       message: /GC cutoff/,
     });
   }
+  nowMs = Date.now();
   assert.equal(await main.resolveTimestamp(nowMs), end);
   await assert.rejects(main.resolveTimestamp(main.createdAt), { message: /GC cutoff/ });
   await child.close();

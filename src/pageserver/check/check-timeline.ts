@@ -10,7 +10,7 @@ import { parseSegmentName } from "../../postgres/wal/layout.ts";
 import type { CheckOptions } from "../../storage/check-layer.ts";
 import { Findings } from "../../storage/findings.ts";
 import { type StoreToCheck, checkStore, openToCheck } from "../../storage/fsck.ts";
-import { FULL_RANGE } from "../ingest/keyspace.ts";
+import { IMAGE_RANGE } from "../ingest/keyspace.ts";
 import { DurableMark } from "../timeline/durable-mark.ts";
 import { TEMPORARY_SUFFIX } from "../timeline/json-file.ts";
 import { LEASES_FILE } from "../timeline/leases.ts";
@@ -55,7 +55,7 @@ export class TimelineCheck {
     const expected = {
       open,
       startLsn: metadata?.ancestor?.lsn,
-      imagesOf: isRoot ? FULL_RANGE : undefined,
+      imagesOf: isRoot ? IMAGE_RANGE : undefined,
     };
     const store = await openToCheck(join(directory, LAYERS), expected, findings, files);
     return new TimelineCheck(timeline, { cluster, files, store });

@@ -12,7 +12,7 @@ import type { Finding } from "../../storage/findings.ts";
 import { INDEX_FILE_NAME, TEMPORARY_SUFFIX as STORE_SUFFIX } from "../../storage/index-file.ts";
 import { isLayerSetFile } from "../../storage/layer-set.ts";
 import { rebuildIndex, replaceIndex } from "../../storage/rebuild-index.ts";
-import { FULL_RANGE } from "../ingest/keyspace.ts";
+import { IMAGE_RANGE } from "../ingest/keyspace.ts";
 import { TEMPORARY_SUFFIX } from "../timeline/json-file.ts";
 import { METADATA_FILE, readTimelineMetadata } from "../timeline/metadata.ts";
 import { type Refs, refNameOfFile } from "../timeline/refs.ts";
@@ -202,7 +202,7 @@ class RepairPlan<T extends ServedTimeline> {
     }
     if (metadata === undefined) return "it cannot be made again without metadata.json";
     const startLsn = metadata.ancestor?.lsn;
-    const imagesOf = metadata.ancestor === undefined ? FULL_RANGE : undefined;
+    const imagesOf = metadata.ancestor === undefined ? IMAGE_RANGE : undefined;
     const rebuilt = await rebuildIndex(layers, { ...this.options, startLsn, imagesOf }, this.files);
     if (rebuilt.kind === "impossible") return `it cannot be made again: ${rebuilt.why}`;
     const { index } = rebuilt;

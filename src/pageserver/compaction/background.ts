@@ -16,6 +16,9 @@ export interface BackgroundSettings extends RetentionSettings {
   readonly gcPeriodMs: number;
 }
 
+/** Pause between two rounds while there is much to do, in milliseconds. */
+const BUSY_PAUSE_MS = 200;
+
 export class Background implements AsyncDisposable {
   private readonly tenants: Tenants<ServedTimeline>;
   private readonly settings: BackgroundSettings;
@@ -35,8 +38,8 @@ export class Background implements AsyncDisposable {
 
   start(): void {
     const { compactionPeriodMs, gcPeriodMs } = this.settings;
-    if (compactionPeriodMs > 0) this.repeat(compactionPeriodMs, () => this.compact());
-    if (gcPeriodMs > 0) this.repeat(gcPeriodMs, () => this.collect());
+    if (compactionPeriodMs > 0) this.repeat(compactionPeriodMs, compactionPeriodMs, () => this.compact());
+    if (gcPeriodMs > 0) this.repeat(gcPeriodMs, gcPeriodMs, () => this.collect());
   }
 
   /** Waits for the piece of work under way; those who own the timelines cut it short. */
@@ -47,39 +50,43 @@ export class Background implements AsyncDisposable {
     await this.running;
   }
 
-  /** Calls `work` one period after the last call has ended. */
-  private repeat(periodMs: number, work: () => Promise<void>): void {
+  /** Calls `work` one period after the last call has ended, or soon if that had something to do. */
+  private repeat(delayMs: number, periodMs: number, work: () => Promise<boolean>): void {
     const timer = setTimeout(() => {
       this.timers.delete(timer);
       this.running = this.running.then(async () => {
         if (this.stopped) return;
-        await work();
-        if (!this.stopped) this.repeat(periodMs, work);
+        const wasBusy = await work();
+        if (!this.stopped)
+          this.repeat(wasBusy ? Math.min(BUSY_PAUSE_MS, periodMs) : periodMs, periodMs, work);
       });
-    }, periodMs);
+    }, delayMs);
     timer.unref();
     this.timers.add(timer);
   }
 
-  private async compact(): Promise<void> {
+  private async compact(): Promise<boolean> {
+    let wasBusy = false;
     for (const entry of this.tenants.list()) {
       if (entry.kind !== "open") continue;
       for (const [id, timeline] of entry.tenant.timelineEntries()) {
-        if (this.stopped) return;
+        if (this.stopped) return false;
         if (timeline.kind !== "open" || !timeline.timeline.maintenance?.isUnsettled) continue;
         await this.attempt({ timeline: id }, "compact a timeline", async () => {
           const result = await timeline.timeline.maintenance?.compact({ thorough: false });
           if (result && result.merges + result.imageLayers > 0) {
+            wasBusy ||= result.merges > 0;
             this.log.info({ timeline: id, ...result }, "compacted");
           }
         });
       }
     }
+    return wasBusy;
   }
 
-  private async collect(): Promise<void> {
+  private async collect(): Promise<boolean> {
     for (const entry of this.tenants.list()) {
-      if (this.stopped) return;
+      if (this.stopped) return false;
       if (entry.kind !== "open") continue;
       const { tenant } = entry;
       await this.attempt({ tenant: tenant.id }, "collect garbage", async () => {
@@ -94,6 +101,7 @@ export class Background implements AsyncDisposable {
         }
       });
     }
+    return false;
   }
 
   private async attempt(where: object, doing: string, work: () => Promise<void>): Promise<void> {

@@ -117,8 +117,8 @@ async function sizesBelow(root: string, below: string, files: Files): Promise<Ma
   const pending = [below];
   for (let path = pending.pop(); path !== undefined; path = pending.pop()) {
     const names = await files.list(path === "" ? root : `${root}/${path}`).catch((error: unknown) => {
-      if (systemCode(error) === "ENOTDIR") return undefined;
-      if (systemCode(error) === "ENOENT") return [];
+      // A file, or gone meanwhile.
+      if (systemCode(error) === "ENOTDIR" || systemCode(error) === "ENOENT") return undefined;
       throw error;
     });
     if (names === undefined) {

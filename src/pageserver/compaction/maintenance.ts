@@ -2,6 +2,7 @@
  * What is done to a timeline's layers beside reading and writing: compaction, and garbage collection in its steps. One
  * thing at a time; everything may be cut short at any moment.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { type Lsn, lsnMax, lsnMin, toLsn } from "../../base/lsn.ts";
 import type { Clock } from "../../base/seams.ts";
@@ -25,6 +26,10 @@ import type { CompactionRunner } from "./compaction-thread.ts";
 import { PAGES_END } from "./prepare-images.ts";
 import { GARBAGE_IMAGES, THOROUGH_POLICY, backgroundPolicy } from "./policy.ts";
 
+/** How much slower WAL is taken in for each layer that is too many, in milliseconds per layer. */
+const PAUSE_PER_LAYER_MS = 200;
+const PAUSE_MS_MAX = 10_000;
+
 export interface MaintainedTimeline {
   readonly store: TimelineStore;
   readonly cluster: ClusterIdentity;
@@ -37,6 +42,8 @@ export interface MaintainedTimeline {
 export interface MaintenanceOptions {
   /** Flushed layers from which on they are merged. */
   readonly flushedLayersMin: number;
+  /** Flushed layers above which `keepPace` takes time; undefined if nothing merges them by itself. */
+  readonly flushedLayersMax?: number | undefined;
 }
 
 /** How much history is kept; the larger of the two counts. */
@@ -50,6 +57,7 @@ export class Maintenance {
   private readonly runner: CompactionRunner;
   private readonly clock: Clock;
   private readonly policy: CompactionPolicy;
+  private readonly flushedLayersMax: number | undefined;
   private readonly queue = new SerialQueue();
   private readonly stopping = new AbortController();
   /** What the last compaction in the background left. */
@@ -62,6 +70,7 @@ export class Maintenance {
   ) {
     this.timeline = timeline;
     this.policy = backgroundPolicy(options.flushedLayersMin);
+    this.flushedLayersMax = options.flushedLayersMax;
     this.runner = dependencies.runner;
     this.clock = dependencies.clock;
   }
@@ -69,6 +78,16 @@ export class Maintenance {
   /** Layers that wait to be merged. */
   get flushedLayers(): number {
     return countFlushed(this.timeline.store.layers());
+  }
+
+  /** Takes the longer, the further compaction is behind: called before each new layer, it slows down whoever writes. */
+  async keepPace(): Promise<void> {
+    const { flushedLayersMax } = this;
+    if (flushedLayersMax === undefined) return;
+    const tooMany = this.flushedLayers - flushedLayersMax;
+    if (tooMany <= 0 || this.stopping.signal.aborted) return;
+    const pauseMs = Math.min(tooMany * PAUSE_PER_LAYER_MS, PAUSE_MS_MAX);
+    await sleep(pauseMs, undefined, { signal: this.stopping.signal }).catch(() => undefined);
   }
 
   /** Merges layers and makes images; `thorough`: whatever makes reads quicker, otherwise what is worth its space. */
@@ -118,7 +137,9 @@ export class Maintenance {
         continue;
       }
       const { endLsn, previousLsn } = await this.timeline.recordBoundary(lsn);
-      points.push({ lsn: endLsn, previousLsn, commitMs: await this.timeline.commitTimeAt(endLsn) });
+      const commitMs = await this.timeline.commitTimeAt(endLsn);
+      // Commits have microseconds. Rounded up, it is a time at which the commit had been made.
+      points.push({ lsn: endLsn, previousLsn, commitMs: commitMs === null ? null : Math.ceil(commitMs) });
     }
     return points;
   }

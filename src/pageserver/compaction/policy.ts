@@ -1,16 +1,13 @@
 /** When compaction does what, for timelines of Postgres clusters. */
 import type { CompactionPolicy } from "../../storage/compact.ts";
-import { Kind, key } from "../ingest/keyspace.ts";
+import { IMAGE_RANGE } from "../ingest/keyspace.ts";
 
 const MIB = 1024 * 1024;
 
-/** Record starts and commit times are read version by version, so there are no images of them; they come last. */
-const HISTORY_KEYS = key(Kind.RecordIndex);
-
 const COMMON = {
   fileBytesMax: 128 * MIB,
-  imagesWithin: { from: key(0), to: HISTORY_KEYS },
-  cuts: [HISTORY_KEYS],
+  imagesWithin: IMAGE_RANGE,
+  cuts: [IMAGE_RANGE.to],
 } as const;
 
 /** Inputs of one merge: bounds how long it takes and how much space it needs meanwhile. */
@@ -34,6 +31,6 @@ export const THOROUGH_POLICY: CompactionPolicy = {
 
 /** Images that free space: in the background where that is much, on request where it is anything worth mentioning. */
 export const GARBAGE_IMAGES = {
-  background: { freedPerImage: 1, freedBytesMin: 4 * MIB },
-  thorough: { freedPerImage: 0.1, freedBytesMin: 64 * 1024 },
+  background: { freedPerImage: 1, freedBytesMin: 4 * MIB, cheapBytes: MIB },
+  thorough: { freedPerImage: 0.1, freedBytesMin: 4096, cheapBytes: 8 * MIB },
 } as const;

@@ -63,6 +63,9 @@ export function databaseRange(kind: number, spcOid: number, dbOid: number): { fr
 /** The whole key space. */
 export const FULL_RANGE: { from: Key; to: Key } = { from: key(0), to: key(0xff) };
 
+/** Keys of which images are made. Of record starts and commit times, which come behind, every version is read. */
+export const IMAGE_RANGE: { from: Key; to: Key } = { from: key(0), to: key(Kind.RecordIndex) };
+
 export const CONTROL_FILE_KEY = key(Kind.ControlFile);
 export const CHECKPOINT_STATE_KEY = key(Kind.CheckpointState);
 

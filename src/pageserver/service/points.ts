@@ -19,9 +19,11 @@ const SYNC_TIMEOUT_MS = 30_000;
 /** Reads `lsn` or `timestamp_ms`; undefined where neither is given. */
 export function readMoment(fields: JsonFields): Moment | undefined {
   const lsn = fields.has("lsn") ? fields.lsn("lsn") : undefined;
-  const timestampMs = fields.has("timestamp_ms")
-    ? fields.integer("timestamp_ms", { min: 0, max: TIMESTAMP_MS_MAX })
-    : undefined;
+  const timestampMs = fields.has("timestamp_us")
+    ? fields.integer("timestamp_us", { min: 0, max: Number.MAX_SAFE_INTEGER }) / 1000
+    : fields.has("timestamp_ms")
+      ? fields.integer("timestamp_ms", { min: 0, max: TIMESTAMP_MS_MAX })
+      : undefined;
   if (lsn !== undefined && timestampMs !== undefined) throw fields.wrong("lsn", 'excludes "timestamp_ms"');
   if (lsn !== undefined) return { lsn };
   return timestampMs === undefined ? undefined : { timestampMs };

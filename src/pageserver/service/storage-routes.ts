@@ -132,8 +132,9 @@ async function commitTime(request: ApiRequest, tenant: Tenant<ServedTimeline>): 
   const unixMs = (await tenant.timelineAt(request.timelineId, lsn).commitTimeAt?.(lsn)) ?? null;
   return json({
     lsn: formatLsn(lsn),
-    timestamp_ms: unixMs,
-    timestamp: unixMs === null ? null : new Date(unixMs).toISOString(),
+    timestamp_us: unixMs === null ? null : Math.round(unixMs * 1000),
+    timestamp_ms: unixMs === null ? null : Math.ceil(unixMs),
+    timestamp: unixMs === null ? null : new Date(Math.ceil(unixMs)).toISOString(),
   });
 }
 

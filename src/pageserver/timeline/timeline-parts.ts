@@ -28,6 +28,8 @@ export interface TimelineDependencies {
   readonly compaction?: CompactionRunner;
   /** Flushed layers from which on compaction merges them. */
   readonly flushedLayersMin?: number;
+  /** Flushed layers above which WAL is taken in more slowly; without it, never. */
+  readonly flushedLayersMax?: number | undefined;
 }
 
 /** What a timeline consists of, made or opened by `timeline-factory.ts`. */

@@ -98,7 +98,10 @@ export class Timeline implements ServedTimeline {
     this.leases = new Leases(this.directory, { files, clock });
     this.maintenance = new Maintenance(
       this,
-      { flushedLayersMin: flushedLayersMin ?? FLUSHED_LAYERS_MIN },
+      {
+        flushedLayersMin: flushedLayersMin ?? FLUSHED_LAYERS_MIN,
+        flushedLayersMax: dependencies.flushedLayersMax,
+      },
       { runner: compaction ?? new InlineRunner(files), clock },
     );
   }
@@ -446,6 +449,7 @@ export class Timeline implements ServedTimeline {
         log,
         reconstructor,
         verifier: this.verifier,
+        beforeLayer: () => this.maintenance.keepPace(),
       },
     );
     return this.intake;

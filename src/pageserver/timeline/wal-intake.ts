@@ -60,6 +60,8 @@ export interface WalIntakeDependencies {
   /** Compares each record with what the compute made of it. */
   readonly verifier?: RedoVerifier | undefined;
   readonly onFatal: (error: Error) => void;
+  /** Waited for before another layer is begun, so that layers do not pile up. */
+  readonly beforeLayer?: () => Promise<void>;
   readonly log: {
     info(data: object, message: string): void;
     error(data: object, message: string): void;
@@ -395,13 +397,9 @@ export class WalIntake implements WalSink {
   /** Between records: writes out a full layer, and lets others run when the slice is over. */
   private pause(): Promise<void> | undefined {
     this.recordsUntilCheck = RECORDS_PER_CHECK;
-    if (this.options.store.openBytes >= this.options.checkpointDistanceBytes) {
-      return this.rotate().then(() => {
-        this.sliceStart = performance.now();
-      });
-    }
-    if (performance.now() - this.sliceStart < SLICE_MS_MAX) return undefined;
-    return yieldToLoop().then(() => {
+    const isFull = this.options.store.openBytes >= this.options.checkpointDistanceBytes;
+    if (!isFull && performance.now() - this.sliceStart < SLICE_MS_MAX) return undefined;
+    return (isFull ? this.rotate() : yieldToLoop()).then(() => {
       this.sliceStart = performance.now();
     });
   }
@@ -413,6 +411,7 @@ export class WalIntake implements WalSink {
       await sleep(FLUSH_RETRY_MS);
       await this.flushInBackground();
     }
+    await this.dependencies.beforeLayer?.();
     this.freeze();
     void this.flushInBackground();
   }
