@@ -63,15 +63,21 @@ function pointsOf(kind: CallKind, call: number): Point[] {
   return points;
 }
 
-/** Every fault at every call of a story: the share of one thread. */
+/**
+ * Faults at every call of a story: the share of one thread. All of them, or every `size`th, which ones being a matter of
+ * the seed: still some at each call.
+ */
 export async function faultEverywhere<S>(
   story: Story<S>,
-  { seed, share, shares }: Share,
+  { seed, size, share, shares }: Share,
 ): Promise<ShareResult> {
   const clean = newRun(story, seed);
   await story.run(clean, story.begin());
   const { calls } = clean.files;
-  const points = calls.flatMap(({ kind }, i) => pointsOf(kind, i + 1));
+  const step = Math.max(1, size);
+  const points = calls
+    .flatMap(({ kind }, i) => pointsOf(kind, i + 1))
+    .filter((_, i) => (i + seed) % step === 0);
   const queue = [...points.entries()].filter(([i]) => i % shares === share);
   const count = queue.length;
   let failure: string | undefined;

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { ErrorCode } from "../../src/base/errors.ts";
 import { toLsn } from "../../src/base/lsn.ts";
 import { type CompactionPolicy, compactStore } from "../../src/storage/compact.ts";
-import { type CompactionTools, type ImagesOf, runCompaction } from "../../src/storage/compaction-job.ts";
+import { runCompaction } from "../../src/storage/compaction-job.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { Findings } from "../../src/storage/findings.ts";
 import { checkStore, openToCheck } from "../../src/storage/fsck.ts";
@@ -16,15 +16,8 @@ import { planGc } from "../../src/storage/plan-gc.ts";
 import { type StoreOptions, TimelineStore } from "../../src/storage/store.ts";
 import { StoreCache } from "../../src/storage/store-cache.ts";
 import { SeededRandom } from "../support/random.ts";
-import {
-  ModelTimeline,
-  checkGet,
-  checkScan,
-  imageBytes,
-  imagesOf,
-  putBoth,
-  stateOf,
-} from "../storage/model.ts";
+import { ModelTimeline, checkGet, checkScan, imagesOf, putBoth } from "../storage/model.ts";
+import { toolsFor } from "./compaction-story.ts";
 import { type Share, type ShareResult, described } from "./threads.ts";
 
 const OPERATIONS_PER_WORLD = 2500;
@@ -205,15 +198,7 @@ class World {
   private async compact(line: Line): Promise<void> {
     this.count("compact");
     const { files } = this;
-    const prepareImages: CompactionTools["prepareImages"] = async (scan) => {
-      const prepared: ImagesOf = async function* (range) {
-        for await (const batch of scan(range)) {
-          yield batch.map(({ key, values }) => ({ key, bytes: imageBytes(stateOf(values) ?? []) }));
-        }
-      };
-      return { imagesOf: prepared, liveBytes: () => 0 };
-    };
-    await compactStore(line.store, POLICY, (request) => runCompaction(request, { files, prepareImages }));
+    await compactStore(line.store, POLICY, (request) => runCompaction(request, toolsFor(files)));
   }
 
   private async collectGarbage(line: Line): Promise<void> {

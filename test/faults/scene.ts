@@ -29,6 +29,12 @@ export function randomOf(seeded: SeededRandom): Random {
 }
 
 /** A pageserver that runs: until `stop`, or until its disk dies under it. */
+export interface SceneOptions {
+  readonly checkpointDistanceBytes?: number;
+  /** Of the tenants. */
+  readonly directory?: string;
+}
+
 export class Scene {
   readonly files: Files;
   readonly tenants: Tenants<Timeline>;
@@ -36,16 +42,18 @@ export class Scene {
   /** Set when a sync has failed: the process would have ended. */
   fatal: Error | undefined;
   private readonly random: Random;
+  private readonly root: string;
 
-  constructor(files: Files, random: SeededRandom, options: { checkpointDistanceBytes?: number } = {}) {
+  constructor(files: Files, random: SeededRandom, options: SceneOptions = {}) {
     this.files = files;
+    this.root = options.directory ?? TENANTS;
     this.random = randomOf(random);
     this.cache = new StoreCache({ capacityBytes: 1 << 20 }, { files });
     const quiet = (): void => undefined;
     const log = { info: quiet, warn: quiet, error: quiet };
     const clock = { now: () => 1_700_000_000_000 };
     const shared = { files, clock, random: this.random, log };
-    this.tenants = new Tenants(TENANTS, {
+    this.tenants = new Tenants(this.root, {
       ...shared,
       timelines: timelineFactory({
         ...shared,
@@ -61,11 +69,7 @@ export class Scene {
     });
   }
 
-  static async open(
-    files: Files,
-    random: SeededRandom,
-    options: { checkpointDistanceBytes?: number } = {},
-  ): Promise<Scene> {
+  static async open(files: Files, random: SeededRandom, options: SceneOptions = {}): Promise<Scene> {
     const scene = new Scene(files, random, options);
     await scene.tenants.open();
     return scene;
@@ -103,7 +107,7 @@ export class Scene {
   }
 
   directoryOf(id: TimelineId): string {
-    return `${TENANTS}/${TENANT}/timelines/${id}`;
+    return `${this.root}/${TENANT}/timelines/${id}`;
   }
 
   /** Takes in WAL up to `to` and waits until it is durable. */

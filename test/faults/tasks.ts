@@ -1,4 +1,5 @@
 /** What threads can be told to do, by name. */
+import { compactionStory } from "./compaction-story.ts";
 import { type Story, faultEverywhere } from "./everywhere.ts";
 import { flipBits } from "./flips.ts";
 import { runModel } from "./model-run.ts";
@@ -13,6 +14,7 @@ const story =
     faultEverywhere(told, share);
 
 const TASKS: Readonly<Record<string, (share: Share) => Promise<ShareResult>>> = {
+  compaction: story(compactionStory),
   store: story(storeStory),
   tenant: story(tenantStory),
   wal: story(walStory),
