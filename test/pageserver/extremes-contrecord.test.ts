@@ -7,6 +7,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
+import { systemCode } from "../../src/base/errors.ts";
 import type { Lsn } from "../../src/base/lsn.ts";
 import type { Timeline } from "../../src/pageserver/timeline/timeline.ts";
 import { PAGE_SIZE } from "../../src/postgres/constants.ts";
@@ -30,10 +31,30 @@ const LOCAL = {
 };
 const REMOTE = { wal_keep_size: "10GB" };
 
+interface LongRecord {
+  /** What becomes of it in the end: never rejected. */
+  readonly message: Promise<unknown>;
+  /** The process that writes it. */
+  readonly backend: number;
+}
+
+/** Ends a server that writes a record, its writer first: it may have all of it written a moment later. */
+async function killWriter(server: TestPostgres, { backend, message }: LongRecord): Promise<void> {
+  assert(backend > 1, `process ${backend}`);
+  try {
+    process.kill(backend, "SIGKILL");
+  } catch (error) {
+    if (systemCode(error) !== "ESRCH") throw error;
+  }
+  await server.kill();
+  await message;
+}
+
 /** Begins a record of 60 MB; returns when some of it has been sent to the pageserver, not all. */
-async function beginLongRecord(server: TestPostgres): Promise<Promise<unknown>> {
+async function beginLongRecord(server: TestPostgres): Promise<LongRecord> {
   const before = await server.lsn();
   const client = await server.connect();
+  const { rows } = await client.query<{ pid: number }>("select pg_backend_pid() as pid");
   const message = client
     .query(`select pg_logical_emit_message(false, 'long', repeat('m', ${MESSAGE_BYTES}))`)
     .catch((error: unknown) => error);
@@ -41,7 +62,7 @@ async function beginLongRecord(server: TestPostgres): Promise<Promise<unknown>> 
   const deadline = Date.now() + TIMEOUT_MS;
   for (;;) {
     const sent = await server.lsn("select coalesce(max(sent_lsn), '0/0') from pg_stat_replication");
-    if (sent > before + 2 * MEGABYTE) return message;
+    if (sent > before + 2 * MEGABYTE) return { message, backend: rows[0]?.pid ?? 0 };
     assert(Date.now() < deadline, "the record is on its way");
     await sleep(2);
   }
@@ -78,9 +99,7 @@ test("a compute that recovers in the middle of a record", { timeout: 300_000 }, 
   // Whether the server is hit while it writes cannot be known before.
   while (overwritten(compute) < 2) {
     assert(attempt++ < ATTEMPTS, `never hit in the middle of a record in ${ATTEMPTS} attempts`);
-    const message = await beginLongRecord(compute);
-    await compute.kill();
-    await message;
+    await killWriter(compute, await beginLongRecord(compute));
     await lab.startWriter(main, compute);
     await compute.query(`insert into t values (${attempt})`);
     await main.syncWithWriter(TIMEOUT_MS);
@@ -108,12 +127,11 @@ test(
     let compute = await lab.compute(main, REMOTE);
     await compute.query("create table t (i int)");
     for (let round = 1; round <= 2; round++) {
-      const message = await beginLongRecord(compute);
+      const { message } = await beginLongRecord(compute);
       main = await lab.reopen(main);
       assert.equal(typeof (await message), "object", "the record is complete in the end");
       await compute.query(`insert into t values (${round})`);
-      await beginLongRecord(compute);
-      await compute.kill();
+      await killWriter(compute, await beginLongRecord(compute));
       await lab.release(compute);
       if (round === 1) main = await lab.reopen(main);
       compute = await lab.compute(main, REMOTE);
