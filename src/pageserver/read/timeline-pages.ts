@@ -5,7 +5,7 @@ import { DEFAULT_TABLESPACE_OID, Fork, PAGE_SIZE, SLRU_SEGMENT_PAGES } from "../
 import { type RelationFork, formatRelation } from "../../postgres/relation.ts";
 import type { Slru } from "../../postgres/slru.ts";
 import type { TimelineStore } from "../../storage/store.ts";
-import { Kind, databaseRange, slruPageKey } from "../ingest/keyspace.ts";
+import { Kind, databaseRange, key, slruPageKey } from "../ingest/keyspace.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import { makeReconstructor } from "./make-reconstructor.ts";
 import { PageCache } from "./page-cache.ts";
@@ -29,7 +29,8 @@ export class TimelinePages {
   async page(fork: RelationFork, block: number, lsn: Lsn): Promise<Uint8Array> {
     this.store.checkReadable(lsn);
     if (block >= (await this.blocks(fork, lsn))) return ZERO_PAGE;
-    return this.reader.getPage({ ...fork, block }, lsn);
+    // Extended, but never written to.
+    return (await this.reader.value(key(Kind.RelationBlock, { ...fork, block }), lsn)) ?? ZERO_PAGE;
   }
 
   async exists(fork: RelationFork, lsn: Lsn): Promise<boolean> {
@@ -52,8 +53,8 @@ export class TimelinePages {
     let blocks = 0;
     const range = databaseRange(Kind.RelationSize, DEFAULT_TABLESPACE_OID, dbOid);
     for await (const batch of this.store.scan(range, lsn)) {
-      for (const { key, values } of batch) {
-        const value = this.reconstructor.value(key, values);
+      for (const { key: sizeKey, values } of batch) {
+        const value = this.reconstructor.value(sizeKey, values);
         if (value?.length === 4) blocks += new DataView(value.buffer, value.byteOffset, 4).getUint32(0, true);
       }
     }
