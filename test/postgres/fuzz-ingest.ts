@@ -31,7 +31,7 @@ export async function fuzzIngest(
   const others = samples.filter((sample) => sample.page === undefined);
   let refused = 0;
   let position = ingest.state.lastRecordLsn;
-  await fuzz(t, share, () => {
+  await fuzz(t, share, random.seed, () => {
     const sample = random.pick(random.chance(0.7) ? others : samples);
     const noise = { rmgr: random.below(Rmgr.LogicalMsg + 1), info: random.below(16) << 4, xid: random.u32() };
     const record = random.chance(0.2)

@@ -241,7 +241,7 @@ test("damaged WAL: records or typed errors, soon, with little memory", { timeout
   assert.ok(corpus.samples.length > 1000 && corpus.pieces.every((piece) => piece.starts.length > 1000));
 
   await t.test("random bytes", async (sub) => {
-    await fuzz(sub, 0.1, () => {
+    await fuzz(sub, 0.1, random.seed, () => {
       const piece = random.pick(corpus.pieces);
       const bytes = random.bytes(random.between(0, 20_000));
       const start = piece.options.startLsn + random.below(1000) * 8;
@@ -254,7 +254,7 @@ test("damaged WAL: records or typed errors, soon, with little memory", { timeout
 
   await t.test("real WAL, damaged", async (sub) => {
     let records = 0;
-    const steps = await fuzz(sub, 0.4, () => {
+    const steps = await fuzz(sub, 0.4, random.seed, () => {
       const { piece, bytes, start } = damagedPiece(random, corpus);
       records += decodeAll(random, piece, bytes, start);
     });
@@ -264,7 +264,7 @@ test("damaged WAL: records or typed errors, soon, with little memory", { timeout
 
   await t.test("damaged records through everything that reads them", async (sub) => {
     const readers = new Readers();
-    await fuzz(sub, 0.4, () => {
+    await fuzz(sub, 0.4, random.seed, () => {
       const sample = random.pick(corpus.samples);
       const version = random.chance(0.8) ? sample.version : random.pick(SUPPORTED_VERSIONS);
       const record = damagedRecord(random, sample, version);
