@@ -10,6 +10,8 @@ export interface Weather {
   readonly bytesPerSecond?: number;
   /** The connection breaks when so many bytes have passed in both directions together. */
   readonly cutAfter?: number;
+  /** When so many bytes have passed, nothing passes any more: time to kill somebody. */
+  readonly stallAfter?: number;
   /** One bit of this byte, counted in both directions together, is flipped. */
   readonly flipAt?: number;
 }
@@ -20,6 +22,8 @@ export class Proxy implements AsyncDisposable {
   weather: Weather = {};
   /** Bytes that have passed since the last `reset`. */
   passedBytes = 0;
+  /** Whether something is held back. */
+  stalled = false;
   private readonly server: Server;
   private readonly targetPort: number;
   private readonly sockets = new Set<Socket>();
@@ -44,6 +48,7 @@ export class Proxy implements AsyncDisposable {
   reset(weather: Weather = {}): void {
     this.weather = weather;
     this.passedBytes = 0;
+    this.stalled = false;
   }
 
   /** Cuts all connections. */
@@ -52,8 +57,9 @@ export class Proxy implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.server.close();
     this.cut();
-    await new Promise((resolve) => this.server.close(resolve));
+    return Promise.resolve();
   }
 
   private accept(client: Socket): void {
@@ -88,9 +94,15 @@ export class Proxy implements AsyncDisposable {
   }
 
   private async pass(piece: Buffer, to: Socket): Promise<void> {
-    const { delayMs, bytesPerSecond, cutAfter, flipAt } = this.weather;
+    const { delayMs, bytesPerSecond, cutAfter, flipAt, stallAfter } = this.weather;
     if (delayMs !== undefined) await sleep(delayMs);
     if (bytesPerSecond !== undefined) await sleep((piece.length / bytesPerSecond) * 1000);
+    if (stallAfter !== undefined && this.passedBytes + piece.length > stallAfter) {
+      this.stalled = true;
+      // Until one of the two sides gives up.
+      if (!to.destroyed) await once(to, "close");
+      return;
+    }
     const before = this.passedBytes;
     this.passedBytes += piece.length;
     if (flipAt !== undefined && flipAt >= before && flipAt < this.passedBytes) {
@@ -103,6 +115,6 @@ export class Proxy implements AsyncDisposable {
       this.cut();
       return;
     }
-    if (!to.write(piece)) await once(to, "drain");
+    if (!to.write(piece) && !to.destroyed) await Promise.race([once(to, "drain"), once(to, "close")]);
   }
 }
