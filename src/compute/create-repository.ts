@@ -119,7 +119,11 @@ async function startServer(
     }
     const port = await reservePort({ first: PAGESERVER_PORT, owner: repository.configPath });
     undo.defer(() => port.release());
-    await repository.changeSetting("pageserver.listen", `127.0.0.1:${port.port}`);
+    // Whichever of its two ports it was: both are chosen anew.
+    await repository.changeSettings([
+      ["pageserver.listen", `127.0.0.1:${port.port}`],
+      ["pageserver.listen_libpq", undefined],
+    ]);
   }
 }
 
