@@ -86,9 +86,13 @@ export class ClientAuth {
 
   private password(): string {
     if (this.credentials.password !== undefined) return this.credentials.password;
-    throw new NeonError(ErrorCode.Usage, `the server asks for a password of user ${this.credentials.user}`, {
-      hint: "Give one in the URI, in $PGPASSWORD or in a passfile; a Postgres may also allow trust in its pg_hba.conf.",
-    });
+    throw new NeonError(
+      ErrorCode.Unreachable,
+      `the server asks for a password of user ${this.credentials.user}`,
+      {
+        hint: "Give one in the URI, in $PGPASSWORD or in a passfile; a Postgres may also allow trust in its pg_hba.conf.",
+      },
+    );
   }
 }
 

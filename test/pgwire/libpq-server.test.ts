@@ -63,7 +63,7 @@ void test("who is let in", async () => {
   await assert.rejects(connectLibpq(server.target({ user: "bob" })), refused);
   await assert.rejects(
     connectLibpq(server.target({ password: undefined })),
-    hasCode(ErrorCode.Usage, /asks for a password/),
+    hasCode(ErrorCode.Unreachable, /asks for a password/),
   );
   await until(() => server.connectionCount === 0, "all connections are gone");
 });
