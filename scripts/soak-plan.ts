@@ -2,9 +2,11 @@
 import type { Settings } from "../test/support/postgres.ts";
 import { SeededRandom } from "../test/support/random.ts";
 
-/** What the round works on: several clients at once, the zoo of rare statements, or a relation of more than 1 GB. */
-export const ROUND_KINDS = ["clients", "zoo", "big"] as const;
-export type RoundKind = (typeof ROUND_KINDS)[number];
+/**
+ * What the round works on: several clients at once, the zoo of rare statements, that of DDL beside clients, or a relation
+ * of more than 1 GB.
+ */
+export type RoundKind = "clients" | "zoo" | "ddl" | "big";
 
 export interface RoundPlan {
   readonly kind: RoundKind;
@@ -38,9 +40,9 @@ export function planRound(choice: SoakChoice): { plan: RoundPlan; random: Seeded
   const { round } = choice;
   const random = new SeededRandom(choice.seed + round * 65_537);
   const pgVersion = choice.majors[round % choice.majors.length] ?? 17;
-  const zoo = random.chance(0.3);
+  const usual = random.pick(["clients", "clients", "zoo", "ddl"] as const);
   const isBig = choice.big && round % BIG_INTERVAL === BIG_INTERVAL / 2;
-  const kind = isBig ? "big" : zoo ? "zoo" : "clients";
+  const kind = isBig ? "big" : usual;
   const segmentMb = random.pick([1, 16, 16, 64]);
   const plan: RoundPlan = {
     kind,
@@ -81,6 +83,7 @@ function settingsOf(
     full_page_writes: random.chance(remote ? 0.2 : 0.5) ? "on" : "off",
     synchronous_standby_names: remote ? "pageserver" : "",
     synchronous_commit: remote || random.chance(0.5) ? "on" : "off",
+    wal_level: random.chance(0.2) ? "logical" : "replica",
     wal_compression: random.pick(compression),
     wal_log_hints: random.chance(0.3) ? "on" : "off",
     track_commit_timestamp: random.chance(0.3) ? "on" : "off",

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Lsn, parseLsn } from "../src/base/lsn.ts";
 import { runIndexWorkload } from "../test/postgres/redo-index-workload.ts";
 import { runWorkload } from "../test/postgres/redo-workload.ts";
+import { generate } from "../test/support/generator.ts";
 import type { TestPostgres } from "../test/support/postgres.ts";
 import { SeededRandom } from "../test/support/random.ts";
 import { Workload, prepareWorkload } from "../test/support/workload.ts";
@@ -23,7 +24,11 @@ export async function work(plan: RoundPlan, random: SeededRandom, compute: TestP
 
 async function changes(plan: RoundPlan, random: SeededRandom, compute: TestPostgres): Promise<void> {
   if (plan.kind === "zoo") await runWorkload(compute, random.between(10, 60));
-  else {
+  else if (plan.kind === "ddl") {
+    await prepareWorkload(compute);
+    // Without what is done once on a fresh server: recovery would make the same tablespaces again in the same place.
+    await generate(compute, random, { clients: random.between(1, 3), tag: "soak" });
+  } else {
     await prepareWorkload(compute);
     const workload = new Workload(compute, { seed: random.u32(), clients: random.between(1, 4) });
     try {
