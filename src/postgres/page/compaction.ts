@@ -8,6 +8,7 @@ import {
   PAGE_HEADER_SIZE,
   PageFlag,
   type PageBuffer,
+  copyBytes,
   itemId,
   itemLength,
   itemOffset,
@@ -27,24 +28,42 @@ import {
 
 /**
  * Packs all items with storage against the special area, in the order of their numbers. Needs a checked header;
- * `scratch` is overwritten.
+ * `scratch` is overwritten. Items that lie next to each other in that order are moved together, as most of them do.
  */
 export function compactItems(page: PageBuffer, scratch: PageBuffer): void {
   const count = maxOffsetNumber(page);
   const lower = pageLower(page);
   let upper = pageSpecial(page);
   scratch.bytes.set(page.bytes);
+  let runStart = 0;
+  let runLength = 0;
   for (let number = 1; number <= count; number++) {
     if (itemLength(itemId(page, number)) === 0) continue;
     const id = storedItemId(page, number);
     const offset = itemOffset(id);
     const size = maxAlign(itemLength(id));
+    if (offset + size !== runStart) {
+      moveRun(page, scratch, { from: runStart, to: upper, length: runLength });
+      runLength = 0;
+    }
+    runStart = offset;
+    runLength += size;
     upper -= size;
     if (upper < lower) pageCorrupt(page, "the items overlap: together they do not fit into the page");
-    if (upper !== offset) page.bytes.set(scratch.bytes.subarray(offset, offset + size), upper);
-    setItemId(page, number, upper, itemState(id), itemLength(id));
+    if (upper !== offset) setItemId(page, number, upper, itemState(id), itemLength(id));
   }
+  moveRun(page, scratch, { from: runStart, to: upper, length: runLength });
   setPageUpper(page, upper);
+}
+
+/** Copies a run of items to its new place; where it is there already, there is nothing to do. */
+function moveRun(
+  page: PageBuffer,
+  scratch: PageBuffer,
+  run: { readonly from: number; readonly to: number; readonly length: number },
+): void {
+  if (run.length === 0 || run.from === run.to) return;
+  copyBytes(page.bytes, run.to, scratch.bytes, run.from, run.length);
 }
 
 /**
