@@ -22,6 +22,9 @@ import type { RoundPlan } from "./soak-plan.ts";
 import { Standby } from "./soak-standby.ts";
 import { work } from "./soak-work.ts";
 
+/** Images for checking in every record make a gigabyte of WAL, and other rounds work beside this one. Milliseconds. */
+const WAIT_MS = 30 * 60_000;
+
 export interface RoundResult {
   /** (workload, LSN) pairs that were equal to stock recovery. */
   readonly pairs: number;
@@ -61,11 +64,11 @@ export async function runRound(
   const compute = await lab.compute(main, plan.settings);
   options.progress("workload");
   const checkpoints = await work(plan, random, compute);
-  await main.syncWithWriter(120_000);
+  await main.syncWithWriter(WAIT_MS);
   const last = main.lastRecordLsn;
   // Recovery stops before the first record that starts at its target, so there has to be one.
   await compute.query("create table behind_the_last_point as select 1 as one");
-  await main.syncWithWriter(60_000);
+  await main.syncWithWriter(WAIT_MS);
   assert.equal(main.error, undefined);
   const archive = archiveWal(lab.base, compute, { startLsn, segmentSize: main.cluster.segmentSize });
   const { min_wal_size = "80MB", track_commit_timestamp = "off" } = plan.settings;
@@ -116,27 +119,55 @@ async function comparePairs(
   lsns: readonly Lsn[],
   options: RoundOptions,
 ): Promise<{ pairs: number; pages: number }> {
-  await using standby = await newStandby(the);
+  let standby = await newStandby(the);
+  let isFresh = true;
   let pairs = 0;
   let pages = 0;
-  for (const lsn of lsns) {
-    if (pairs > 0 && options.isOver()) break;
-    options.progress(`pair ${pairs + 1} of ${lsns.length}`);
-    const madeBy = pairs === 0 ? "recovery" : "restarted-recovery";
-    const found = await compareAt(the, standby, { lsn, madeBy });
-    if (found.differences.length > 0) {
-      // Is it because recovery was started again?
-      const inOneGo = await compareInOneGo(the, lsn);
-      assert.deepEqual(
-        { restarted: found.differences.slice(0, 5), inOneGo: inOneGo.differences.slice(0, 5) },
-        { restarted: [], inOneGo: [] },
-        `${found.differences.length} differences at ${formatLsn(lsn)}, ${inOneGo.differences.length} in one go`,
-      );
+  try {
+    for (const lsn of lsns) {
+      if (pairs > 0 && options.isOver()) break;
+      options.progress(`pair ${pairs + 1} of ${lsns.length}`);
+      if (!(await canMoveTo(standby, lsn, isFresh))) {
+        await standby[Symbol.asyncDispose]();
+        standby = await newStandby(the);
+        await standby.moveTo(lsn);
+        isFresh = true;
+      }
+      const madeBy = isFresh ? "recovery" : "restarted-recovery";
+      const found = await compareAt(the, standby, { lsn, madeBy });
+      if (found.differences.length > 0) await judge(the, lsn, found);
+      isFresh = false;
+      pages += found.pages;
+      pairs++;
     }
-    pages += found.pages;
-    pairs++;
+  } finally {
+    await standby[Symbol.asyncDispose]();
   }
   return { pairs, pages };
+}
+
+/**
+ * A recovery that was stopped and started again without full-page writes may find, under wal_consistency_checking, that it
+ * is not what it should be; the same recovery in one go does not. Then it is of no use any more, and says nothing of us.
+ */
+async function canMoveTo(standby: Standby, lsn: Lsn, isFresh: boolean): Promise<boolean> {
+  try {
+    await standby.moveTo(lsn);
+    return true;
+  } catch (error) {
+    if (isFresh || !String(error).includes("inconsistent page found")) throw error;
+    return false;
+  }
+}
+
+/** Is it because recovery was started again? Throws in any case. */
+async function judge(the: Case, lsn: Lsn, found: Verification): Promise<void> {
+  const inOneGo = await compareInOneGo(the, lsn);
+  assert.deepEqual(
+    { restarted: found.differences.slice(0, 5), inOneGo: inOneGo.differences.slice(0, 5) },
+    { restarted: [], inOneGo: [] },
+    `${found.differences.length} differences at ${formatLsn(lsn)}, ${inOneGo.differences.length} in one go`,
+  );
 }
 
 function newStandby({ lab, archive, settings }: Case): Promise<Standby> {
@@ -146,6 +177,7 @@ function newStandby({ lab, archive, settings }: Case): Promise<Standby> {
 /** The same with a standby that recovers to the LSN without a stop on the way. */
 async function compareInOneGo(the: Case, lsn: Lsn): Promise<Verification> {
   await using standby = await newStandby(the);
+  await standby.moveTo(lsn);
   return await compareAt(the, standby, { lsn, madeBy: "recovery" });
 }
 
@@ -154,8 +186,8 @@ async function compareAt(
   standby: Standby,
   at: { lsn: Lsn; madeBy: MadeBy },
 ): Promise<Verification> {
-  const next = await standby.moveTo(at.lsn);
-  assert.equal((await main.recordBoundary(next)).endLsn, at.lsn, `recovery stopped at ${formatLsn(at.lsn)}`);
+  const { endLsn } = await main.recordBoundary(standby.nextLsn);
+  assert.equal(endLsn, at.lsn, `recovery stopped at ${formatLsn(at.lsn)}`);
   const found = await main.verifyDirectory(
     { directory: standby.directory, ...at },
     { signal: new AbortController().signal, progress: () => undefined },
@@ -210,7 +242,7 @@ async function compareDirectory(main: Timeline, compute: TestPostgres): Promise<
   const state = readDirectoryState(compute.dataDir);
   assert.ok(state?.shutDown, "the compute was shut down");
   const lsn = state.endLsn;
-  await main.waitForLsn(lsn, 60_000);
+  await main.waitForLsn(lsn, WAIT_MS);
   const { pages, differences } = await main.verifyDirectory(
     { directory: compute.dataDir, lsn },
     { signal: new AbortController().signal, progress: () => undefined },

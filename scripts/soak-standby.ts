@@ -9,13 +9,15 @@
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Lsn, formatLsn, parseLsn } from "../src/base/lsn.ts";
+import { INVALID_LSN, type Lsn, formatLsn, parseLsn } from "../src/base/lsn.ts";
 import { ClusterState, parseControlFile } from "../src/postgres/control-file.ts";
 import type { Settings, TestPostgres } from "../test/support/postgres.ts";
 
 export class Standby implements AsyncDisposable {
   private readonly server: TestPostgres;
   private readonly settings: Settings;
+  /** Start of the record that it has not replayed any more. */
+  nextLsn: Lsn = INVALID_LSN;
   private logRead = 0;
 
   private constructor(server: TestPostgres, settings: Settings) {
@@ -44,10 +46,9 @@ export class Standby implements AsyncDisposable {
   }
 
   /**
-   * Recovers everything before `lsn`, the end of a record, and returns the start of the record that it did not replay
-   * any more. Throws if it has not written its pages.
+   * Recovers everything before `lsn`, the end of a record. Throws if it has not written its pages.
    */
-  async moveTo(lsn: Lsn): Promise<Lsn> {
+  async moveTo(lsn: Lsn): Promise<void> {
     const { server } = this;
     const before = this.control().checkpointLsn;
     server.configure({
@@ -73,7 +74,7 @@ export class Standby implements AsyncDisposable {
     const control = this.control();
     assert.equal(control.state, ClusterState.ShutDownInRecovery, where);
     assert.ok(control.checkpointLsn > before, `${where} has replayed a checkpoint and so written its pages`);
-    return stopped;
+    this.nextLsn = stopped;
   }
 
   private control(): ReturnType<typeof parseControlFile> {

@@ -114,17 +114,17 @@ class Soak {
     this.rounds.ask();
   }
 
-  /** The last line, and the last of what was made; once. */
+  /** The last line, and then the end of what was made, which may take a moment; once. */
   finish(why: string): void {
     if (this.finished) return;
     this.finished = true;
-    this.rounds.kill();
     const minutes = (this.elapsedMs / 60_000).toFixed(1);
     const failures = this.failed > 0 ? `, ${this.failed} rounds FAILED` : "";
     say(
       `${why === "" ? "" : `${why}: `}${this.pairs} pairs in ${this.equal} rounds were equal to stock recovery, ` +
         `${this.pages} pages, ${minutes} minutes${failures}`,
     );
+    this.rounds.kill();
   }
 
   private get elapsedMs(): number {

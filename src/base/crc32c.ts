@@ -2,6 +2,7 @@
  * CRC-32C (Castagnoli, reflected polynomial 0x82F63B78), slicing by 16. The raw state is a signed 32-bit integer
  * that starts at -1 and is inverted at the end; `crc32cUpdate` works on raw states so that pieces can be chained.
  */
+import { makeWideUpdate } from "./crc32c-wasm.ts";
 
 const TABLES = buildTables();
 
@@ -21,45 +22,17 @@ function buildTables(): Int32Array {
   return tables;
 }
 
-/** From this length on a `DataView`, which reads four bytes at a time, is worth what making it costs. */
-const VIEW_BYTES_MIN = 512;
+/** From this length on the copy into WebAssembly's memory is worth what it costs. */
+const WIDE_BYTES_MIN = 512;
+
+/** Its memory holds nothing between two calls. */
+const updateWide = makeWideUpdate(TABLES) ?? updateBytes;
 
 /** The raw state after `bytes[start..end)`. Start with -1. */
 export function crc32cUpdate(state: number, bytes: Uint8Array, start: number, end: number): number {
-  if (end - start < VIEW_BYTES_MIN) return updateBytes(state, bytes, start, end);
+  if (end - start < WIDE_BYTES_MIN) return updateBytes(state, bytes, start, end);
   const whole = end - ((end - start) % 16);
-  const view = new DataView(bytes.buffer, bytes.byteOffset + start, whole - start);
-  return updateBytes(updateView(state, view), bytes, whole, end);
-}
-
-/** All of the view, whose length is a multiple of 16. */
-function updateView(state: number, view: DataView): number {
-  const T = TABLES;
-  let c = state;
-  for (let i = 0; i < view.byteLength; i += 16) {
-    const w0 = c ^ view.getInt32(i, true);
-    const w1 = view.getInt32(i + 4, true);
-    const w2 = view.getInt32(i + 8, true);
-    const w3 = view.getInt32(i + 12, true);
-    c =
-      (T[3840 + (w0 & 255)] as number) ^
-      (T[3584 + ((w0 >>> 8) & 255)] as number) ^
-      (T[3328 + ((w0 >>> 16) & 255)] as number) ^
-      (T[3072 + (w0 >>> 24)] as number) ^
-      (T[2816 + (w1 & 255)] as number) ^
-      (T[2560 + ((w1 >>> 8) & 255)] as number) ^
-      (T[2304 + ((w1 >>> 16) & 255)] as number) ^
-      (T[2048 + (w1 >>> 24)] as number) ^
-      (T[1792 + (w2 & 255)] as number) ^
-      (T[1536 + ((w2 >>> 8) & 255)] as number) ^
-      (T[1280 + ((w2 >>> 16) & 255)] as number) ^
-      (T[1024 + (w2 >>> 24)] as number) ^
-      (T[768 + (w3 & 255)] as number) ^
-      (T[512 + ((w3 >>> 8) & 255)] as number) ^
-      (T[256 + ((w3 >>> 16) & 255)] as number) ^
-      (T[w3 >>> 24] as number);
-  }
-  return c;
+  return updateBytes(updateWide(state, bytes, start, whole), bytes, whole, end);
 }
 
 function updateBytes(state: number, bytes: Uint8Array, start: number, end: number): number {

@@ -35,3 +35,12 @@ test("every length, alignment and split gives what one bit at a time gives", (t)
     assert.equal((pieces ^ -1) >>> 0, expected);
   }
 });
+
+test("more than WebAssembly is given at a time", (t) => {
+  const random = SeededRandom.forTest(t);
+  const buffer = random.bytes(200_000);
+  for (const length of [65_535, 65_536, 65_537, 65_552, 131_072, 131_088, 199_999]) {
+    assert.equal(crc32c(buffer, 0, length), plain(buffer.subarray(0, length)), `${length} bytes`);
+    assert.equal(crc32c(buffer, 1, length), plain(buffer.subarray(1, length)), `${length - 1} bytes`);
+  }
+});
