@@ -71,7 +71,7 @@ async function rowsIn(client: PageserverClient, branch: string): Promise<string>
 
 void test(
   "branches hold what was committed, also when the pageserver is killed in between",
-  { timeout: 90_000 },
+  { timeout: 300_000 },
   async () => {
     using directory = new TempDirectory();
     const workdir = configure(directory, 'checkpoint_distance = "4MB"\n');
