@@ -8,7 +8,7 @@ const ROUNDS = 300;
 /** Pageservers at a time. */
 const SITES = 2;
 
-test("nothing acknowledged is lost when the pageserver is killed", { timeout: 1_200_000 }, async (t) => {
+test("nothing acknowledged is lost when the pageserver is killed", { timeout: 1_800_000 }, async (t) => {
   const { seed } = SeededRandom.forTest(t);
   const sites = Array.from({ length: SITES }, (_, i) =>
     crashRounds({ seed: seed + i, rounds: ROUNDS / SITES }),

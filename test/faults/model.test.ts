@@ -5,7 +5,7 @@ import { inThreads } from "./threads.ts";
 
 const OPERATIONS = 100_000;
 
-test("random operations agree with the model", { timeout: 900_000 }, async (t) => {
+test("random operations agree with the model", { timeout: 1_800_000 }, async (t) => {
   const counts = await inThreads(t, "model", OPERATIONS);
   const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
   assert.ok(total >= OPERATIONS * 0.97, `${total} operations`);
