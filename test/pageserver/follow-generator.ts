@@ -35,8 +35,9 @@ function assertSegmentsRemoved(base: TestPostgres, compute: TestPostgres): void 
       `${directory}: ${now.join(" ")}`,
     );
   }
-  // Times of commits begin in segment 40.
-  assert.deepEqual(readdirSync(join(compute.dataDir, "pg_commit_ts")), ["0029"]);
+  // Times of commits begin in segment 40; there may be more than one after it.
+  const times = readdirSync(join(compute.dataDir, "pg_commit_ts"));
+  assert.ok(times.length > 0 && !times.includes("0028"), `pg_commit_ts: ${times.join(" ")}`);
 }
 
 /** Runs a server of the version and throws at the first difference. */

@@ -56,5 +56,5 @@ export async function fuzzIngest(
     }
   });
   t.diagnostic(`${ingest.recordCount} records ingested, ${refused} refused`);
-  assert.ok(ingest.recordCount > 100 && refused > 100);
+  assert.ok(ingest.recordCount > 10 && refused > 10);
 }
