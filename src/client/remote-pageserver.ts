@@ -114,7 +114,8 @@ async function jsonRows(
   return value;
 }
 
-function notAPageserver(target: LibpqTarget, cause?: unknown): NeonError {
+/** For a server that speaks the protocol, but does not know what pageservers know. */
+export function notAPageserver(target: LibpqTarget, cause?: unknown): NeonError {
   return new NeonError(ErrorCode.Unreachable, `what answers at ${formatTarget(target)} is not a pageserver`, {
     hint: "Check host and port: it is the pageserver's libpq port that is wanted (64000 unless it was changed), not that of a Postgres.",
     cause,

@@ -8,7 +8,7 @@ import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { connectLibpq } from "../pgwire/libpq-client.ts";
 import type { LibpqTarget } from "../pgwire/uri.ts";
 import { type JsonObject, isObject, numberField, optionalTextField, textField } from "./json.ts";
-import { type RemoteBranch, remoteBranchesOf } from "./remote-pageserver.ts";
+import { type RemoteBranch, notAPageserver, remoteBranchesOf } from "./remote-pageserver.ts";
 
 export type TransferKind = "push" | "pull";
 
@@ -67,7 +67,9 @@ export async function performTransfer(
     }
   } catch (error) {
     signal.throwIfAborted();
-    throw error;
+    // An error of Postgres' own is that of the other side: commands of pageservers mean nothing to it.
+    const isPostgres = error instanceof NeonError && error.code === ErrorCode.Postgres;
+    throw isPostgres ? notAPageserver(request.origin, error) : error;
   }
   throw new NeonError(ErrorCode.Unreachable, `the local pageserver broke off the ${kind}`, {
     hint: `\`neon logs\` may say why. Run the same command again: what has arrived is kept.`,
