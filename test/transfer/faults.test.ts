@@ -21,6 +21,7 @@ function memoryFiles(seeded: SeededRandom): FaultyFiles {
 
 async function memorySite(files: FaultyFiles): Promise<Site> {
   await files.makeDirectory("/site");
+  await files.syncDirectory("/");
   return Site.open({ files, directory: "/site" });
 }
 
