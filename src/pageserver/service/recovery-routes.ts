@@ -1,5 +1,5 @@
 /** Routes for those who let stock Postgres recover moments of a branch (`neon verify --at`, `--samples`). */
-import { type Lsn, formatLsn, lsnAdd, parseLsn } from "../../base/lsn.ts";
+import { type Lsn, formatLsn, lsnAdd, lsnMax, parseLsn } from "../../base/lsn.ts";
 import type { JsonFields } from "../json-fields.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import { type RecoveryPlan, planRecovery, recoveryBackup } from "../verify/recovery.ts";
@@ -17,7 +17,8 @@ export async function plan(request: ApiRequest, timeline: ServedTimeline): Promi
   const given = samples === undefined ? readLsns(body) : [];
   body.end();
   const source = await timeline.recoverySource();
-  const fromLsn = from ?? source.startLsn;
+  // Below the cutoff garbage collection may have dropped records.
+  const fromLsn = from ?? lsnMax(source.startLsn, timeline.gcCutoffLsn ?? source.startLsn);
   const lsns = samples === undefined ? given : evenly(fromLsn, timeline.lastRecordLsn, samples);
   const found = await planRecovery(source, { fromLsn, lsns });
   return json(renderPlan(found));
