@@ -263,6 +263,8 @@ class CrashSite implements AsyncDisposable {
 
   /** Branches that were acknowledged are there, none that was not, and none has lost WAL. */
   private async checkBranches(): Promise<void> {
+    // Before the question: WAL goes on coming in while it is answered.
+    const { acknowledged } = this.compute;
     const { branches } = await this.ok("GET", `${this.tenant}/branch`);
     const found = new Map(
       (branches as Record<string, unknown>[]).map((branch) => [String(branch["name"]), branch]),
@@ -271,7 +273,7 @@ class CrashSite implements AsyncDisposable {
       const branch = found.get(name);
       assert.ok(branch, `branch ${name} is there`);
       assert.equal(branch["state"], "active", `${name}: ${String(branch["error"])}`);
-      const wanted = name === this.generation ? this.compute.acknowledged : lsn;
+      const wanted = name === this.generation ? acknowledged : lsn;
       const end = parseLsn(String(branch["last_record_lsn"])) ?? 0;
       assert.ok(end >= wanted, `${name} was acknowledged up to ${wanted}, ends at ${end}`);
     }
