@@ -1,6 +1,7 @@
 /** Typed client of a pageserver's HTTP API: one method per route, camelCase results, LSNs and ids parsed. */
 import type { Readable } from "node:stream";
 import { ErrorCode, NeonError } from "../base/errors.ts";
+import { type LeasedMoment, setLease } from "./leases.ts";
 import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from "../base/ids.ts";
 import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
@@ -291,6 +292,11 @@ export class PageserverClient {
       timeoutMs: LONG_TIMEOUT_MS,
     });
     return { epoch: writerEpochField(answer, "epoch"), lsn: lsnField(answer, "lsn") };
+  }
+
+  /** See `setLease`. */
+  lease(timelineId: TimelineId, name: string, moment?: LeasedMoment): Promise<void> {
+    return setLease(this, timelineId, name, moment);
   }
 
   async closeWriter(timelineId: TimelineId, epoch: WriterEpoch): Promise<void> {

@@ -22,6 +22,8 @@ export interface ComputePageserver {
     options: { name: string; source: WriterSource; takeover?: boolean },
   ): Promise<{ readonly epoch: WriterEpoch; readonly lsn: Lsn }>;
   closeWriter(timelineId: TimelineId, epoch: WriterEpoch): Promise<void>;
+  /** Keeps a moment of a branch from being collected, under a name; without a moment, no longer. */
+  lease?(timelineId: TimelineId, name: string, moment?: { lsn: Lsn; durationMs: number }): Promise<void>;
   waitForLsn(timelineId: TimelineId, lsn: Lsn, timeoutMs: number): Promise<void>;
   verifyDirectory(
     timelineId: TimelineId,
@@ -49,6 +51,11 @@ export interface ComputeEvents {
   readonly step?: (text: string) => void;
   /** More bytes of the current step have arrived. */
   readonly progress?: (addedBytes: number) => void;
+}
+
+/** What the lease of a read-only compute is called, which keeps its moment for as long as there is the compute. */
+export function leaseName(record: { readonly name: string }): string {
+  return `compute ${record.name}`;
 }
 
 export interface ComputeContext {

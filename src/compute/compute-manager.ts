@@ -14,7 +14,12 @@ import { type ReservedPort, isPortInUse, reservePort } from "../repository/ports
 import { checkRefName } from "../repository/ref-name.ts";
 import type { Repository } from "../repository/repository.ts";
 import { type PgBinaries, findBinaries } from "./binaries.ts";
-import type { ComputeContext, ComputeEvents, ComputePageserver } from "./compute-context.ts";
+import {
+  type ComputeContext,
+  type ComputeEvents,
+  type ComputePageserver,
+  leaseName,
+} from "./compute-context.ts";
 import { type ComputeRecord, readComputeFile, writeComputeFile } from "./compute-file.ts";
 import { type ComputeInfo, computeInfo } from "./compute-info.ts";
 import { ComputePaths } from "./compute-paths.ts";
@@ -117,6 +122,7 @@ export class ComputeManager {
             this.paths(name),
           );
         } catch (error) {
+          await this.releaseMoment(record);
           await this.discard(name);
           // Somebody who knows nothing of our reservations was faster; any other port will do.
           if (wanted !== undefined || attempt >= PORT_ATTEMPTS_MAX || !isPortInUse(error)) throw error;
@@ -198,6 +204,7 @@ export class ComputeManager {
       }
       if (running) record = await stopCompute(this.context(record), record, paths, "immediate");
       await this.closeWriterForGood(record, options.force);
+      await this.releaseMoment(record);
       await this.discard(name);
     });
   }
@@ -284,6 +291,13 @@ export class ComputeManager {
     const avoid = new Set(this.records().map((record) => record.port));
     const owner = this.paths(name).file;
     return reservePort({ first: FIRST_PORT, wanted, avoid, owner });
+  }
+
+  /** If that fails, the lease ends by itself. */
+  private async releaseMoment(record: ComputeRecord): Promise<void> {
+    if (record.mode !== "read-only") return;
+    const pageserver: ComputePageserver = this.client.withTenant(record.tenantId);
+    await pageserver.lease?.(record.timelineId, leaseName(record)).catch(() => undefined);
   }
 
   private async closeWriterForGood(record: ComputeRecord, force: boolean): Promise<void> {

@@ -13,7 +13,7 @@ import { ClusterState } from "../postgres/control-file.ts";
 import { isPortInUse, reservePort } from "../repository/ports.ts";
 import type { PgBinaries } from "./binaries.ts";
 import { findBranch, waitUntilFollowed } from "./compute-branch.ts";
-import type { ComputeContext } from "./compute-context.ts";
+import { type ComputeContext, leaseName } from "./compute-context.ts";
 import { type ComputeRecord, writeComputeFile } from "./compute-file.ts";
 import { COMPUTE_HOST } from "./compute-info.ts";
 import type { ComputePaths } from "./compute-paths.ts";
@@ -38,6 +38,8 @@ import { decideStart } from "./start-decision.ts";
 const IMMEDIATE_TIMEOUT_MS = 20_000;
 
 /** A directory that is ready for Postgres, and the record as it is by then. */
+/** A lease is renewed at each start and ends with the compute; in milliseconds. */
+const LEASE_MS = 366 * 86_400_000;
 /** How long a port is waited for that some connection holds, in milliseconds. */
 const PORT_PATIENCE_MS = 10_000;
 const PORT_RETRY_MS = 200;
@@ -102,6 +104,8 @@ async function prepareReadOnly(
   paths: ComputePaths,
 ): Promise<Prepared> {
   const branchName = (await findBranch(context, record)).name;
+  const moment = { lsn: record.lsn, durationMs: LEASE_MS };
+  await context.pageserver.lease?.(record.timelineId, leaseName(record), moment);
   const state = readDirectoryState(paths.pgdata)?.control.state;
   // Not the state after a promotion, which would show something else than the moment that was asked for.
   const usable = state === ClusterState.ShutDownInRecovery && record.bootId === bootId();
