@@ -144,6 +144,11 @@ export class Maintenance {
     return points;
   }
 
+  /** Puts what is in memory into layer files: the cutoff lies at most at their end. */
+  async checkpoint(): Promise<void> {
+    await this.timeline.checkpoint();
+  }
+
   /** Nobody begins to read below the cutoff from now on, except at the points; until disposed of. */
   announce(cutoffLsn: Lsn, points: ReadonlySet<Lsn>): Disposable {
     return this.timeline.store.announceCutoff(cutoffLsn, points);

@@ -70,6 +70,7 @@ async function collectTimeline(
 ): Promise<TimelineGcReport> {
   const { maintenance } = timeline;
   const nothing = { timelineId: id, branches: tenant.namesOf(id), writtenBytes: 0 };
+  if (options.thorough && !options.dryRun) await maintenance?.checkpoint();
   const found = maintenance && (await tenant.change(() => decide(tenant, id, timeline, options)));
   if (maintenance === undefined || found === undefined) {
     const sizeBytes = timeline.physicalBytes;
