@@ -42,6 +42,7 @@ export interface MapLevel {
 /** A range of keys below which one image layer, or none, lies. */
 interface Unit {
   readonly range: KeyRange;
+  readonly image: LayerFile | undefined;
   readonly imageLsn: number;
   imageBytes: number;
   changeBytes: number;
@@ -81,12 +82,22 @@ export async function planGarbageImages(
 ): Promise<KeyRange[]> {
   const units = await measureImages([level], within, policy.cuts);
   await measureChanges(units, [level]);
-  const wanted = units.map((unit) => {
-    if (unit.imageLsn === level.upTo) return false;
+  // A file goes as a whole or not at all, so what is dead in one counts for all of its ranges.
+  const files = new Map<LayerFile | undefined, { live: number; freed: number }>();
+  const measured = units.map((unit) => {
     const live = liveBytes(unit.range) ?? unit.imageBytes;
-    if (unit.changeBytes > 0 && live <= policy.cheapBytes) return true;
     const freed = unit.imageBytes + unit.changeBytes - live;
-    return freed >= policy.freedBytesMin && freed >= live * policy.freedPerImage;
+    const file = files.get(unit.image) ?? { live: 0, freed: 0 };
+    files.set(unit.image, { live: file.live + live, freed: file.freed + freed });
+    return { unit, live, freed };
+  });
+  const isWorthIt = ({ live, freed }: { live: number; freed: number }): boolean =>
+    freed >= policy.freedBytesMin && freed >= live * policy.freedPerImage;
+  const wanted = measured.map(({ unit, live, freed }) => {
+    if (unit.imageLsn === level.upTo) return false;
+    if (unit.changeBytes > 0 && live <= policy.cheapBytes) return true;
+    const file = unit.image && files.get(unit.image);
+    return isWorthIt({ live, freed }) || (file !== undefined && isWorthIt(file));
   });
   return joined(units, wanted, level.upTo);
 }
@@ -116,7 +127,7 @@ async function measureImages(
   for (const { range, image } of ranges) {
     const open = image && images.get(image);
     if (image === undefined || open === undefined) {
-      units.push({ range, imageLsn: -1, imageBytes: 0, changeBytes: 0, layers: 0 });
+      units.push({ range, image, imageLsn: -1, imageBytes: 0, changeBytes: 0, layers: 0 });
       continue;
     }
     const bytes = image.descriptor.sizeBytes / Math.max(open.firstKeys.length, 1);
@@ -124,7 +135,14 @@ async function measureImages(
       (key) => compareKeys(key, range.from) > 0 && compareKeys(key, range.to) < 0,
     );
     for (const part of between([range.from, ...inside, range.to])) {
-      units.push({ range: part, imageLsn: image.endLsn, imageBytes: bytes, changeBytes: 0, layers: 0 });
+      units.push({
+        range: part,
+        image,
+        imageLsn: image.endLsn,
+        imageBytes: bytes,
+        changeBytes: 0,
+        layers: 0,
+      });
     }
   }
   return units;
