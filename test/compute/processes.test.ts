@@ -137,8 +137,11 @@ function sleeper(cwd?: string): ChildProcess {
 
 async function pidOf(child: ChildProcess): Promise<number> {
   assert.ok(child.pid !== undefined);
-  // Until the new program has replaced the copy of ours.
-  while (readProcessIdentity(child.pid)?.commandLine[0] === process.execPath) await new Promise(setImmediate);
+  // Until the new program has replaced the copy of ours; in between a process has no command line for a moment.
+  const program = (pid: number): string | undefined => readProcessIdentity(pid)?.commandLine[0];
+  for (let name = program(child.pid); !name || name === process.execPath; name = program(child.pid)) {
+    await new Promise(setImmediate);
+  }
   return child.pid;
 }
 
