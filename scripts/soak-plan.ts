@@ -48,7 +48,7 @@ export function planRound(choice: SoakChoice): { plan: RoundPlan; random: Seeded
     kind,
     pgVersion,
     initdb: [...checksums(random, pgVersion), `--wal-segsize=${segmentMb}`],
-    settings: settingsOf(random, { isBig, segmentMb, pgVersion }),
+    settings: settingsOf(random, { kind, segmentMb, pgVersion }),
     checkpointDistanceBytes: (isBig ? 32 : random.pick([1, 2, 8, 32])) << 20,
     clientsMs: random.between(3000, 9000),
     checkpointMs: random.pick([200, 400, 1000]),
@@ -66,11 +66,12 @@ function checksums(random: SeededRandom, pgVersion: number): string[] {
 
 function settingsOf(
   random: SeededRandom,
-  of: { isBig: boolean; segmentMb: number; pgVersion: number },
+  of: { kind: RoundKind; segmentMb: number; pgVersion: number },
 ): Settings {
-  const { isBig, segmentMb, pgVersion } = of;
-  // Images for checking in every record make the WAL of a big relation several times as long.
-  const consistency = !isBig && random.chance(0.3);
+  const { kind, segmentMb, pgVersion } = of;
+  const isBig = kind === "big";
+  // Images for checking in every record make more than a gigabyte of WAL of a zoo; other tests do that.
+  const consistency = !isBig && kind !== "zoo" && random.chance(0.2);
   // Commits wait for the pageserver, or do not; pages are logged whole after a checkpoint, or not.
   const remote = random.chance(0.6);
   // The embedded builds have no other method.

@@ -64,6 +64,7 @@ export async function runRound(
   const compute = await lab.compute(main, plan.settings);
   options.progress("workload");
   const checkpoints = await work(plan, random, compute);
+  options.progress("following the WAL");
   await main.syncWithWriter(WAIT_MS);
   const last = main.lastRecordLsn;
   // Recovery stops before the first record that starts at its target, so there has to be one.
