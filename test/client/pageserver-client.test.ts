@@ -26,7 +26,6 @@ const BRANCH = {
   writer: { name: "dev", epoch: EPOCH, state: "streaming", error: null },
   created_at: "2026-11-21T10:00:00Z",
   physical_bytes: 10,
-  upstream: null,
   something_new: true,
 };
 

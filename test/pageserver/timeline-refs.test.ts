@@ -61,7 +61,7 @@ void test("compare-and-swap", async () => {
   assert.deepEqual(refs.namesOf(A), []);
   assert.deepEqual(refs.namesOf(B), ["main"]);
   const again = await Refs.open(new RealFiles(), directory.path);
-  assert.deepEqual(again.list(), [{ name: "main", timelineId: B, upstream: undefined }]);
+  assert.deepEqual(again.list(), [{ name: "main", timelineId: B }]);
   assert.deepEqual(readdirSync(directory.path), ["main"]);
 });
 

@@ -35,8 +35,8 @@ export function renderCreatedBranch(tenant: Tenant<ServedTimeline>, branch: Bran
 }
 
 export function renderBranch(tenant: Tenant<ServedTimeline>, branch: Branch): object {
-  const { ref, entry } = branch;
-  const head = { ...renderCreatedBranch(tenant, branch), upstream: ref.upstream ?? null };
+  const { entry } = branch;
+  const head = renderCreatedBranch(tenant, branch);
   if (entry.kind === "broken") return { ...head, ...renderBroken(entry.metadata, entry.error.message) };
   const { timeline } = entry;
   const lineage = timelineLineage(tenant, timeline);
@@ -61,7 +61,6 @@ export function renderDamagedBranch(name: string, message: string): object {
     name,
     timeline_id: UNKNOWN_TIMELINE,
     ancestor: null,
-    upstream: null,
     ...renderBroken(undefined, message),
   };
 }

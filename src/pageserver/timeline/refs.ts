@@ -19,8 +19,6 @@ const FILE_NAME_LENGTH_MAX = 240;
 export interface Ref {
   readonly name: string;
   readonly timelineId: TimelineId;
-  /** The branch of another pageserver that it was last pushed to or pulled from, `origin:name`. */
-  readonly upstream: string | undefined;
 }
 
 /** Why a text is no name for a branch, or undefined if it is one. */
@@ -145,7 +143,7 @@ export class Refs {
         data: { expected: expected ?? null, found: current?.timelineId ?? null },
       });
     }
-    const ref: Ref = { name, timelineId: next, upstream: current?.upstream };
+    const ref: Ref = { name, timelineId: next };
     await this.write(ref);
     this.remember(ref);
   }
@@ -180,7 +178,7 @@ export class Refs {
   /** Gives a branch whose file is damaged a timeline. */
   async restore(name: string, timelineId: TimelineId): Promise<void> {
     assert(this.damaged.has(name), `the file of branch ${name} is damaged`);
-    const ref: Ref = { name, timelineId, upstream: undefined };
+    const ref: Ref = { name, timelineId };
     await this.write(ref);
     this.damaged.delete(name);
     this.remember(ref);
@@ -189,7 +187,6 @@ export class Refs {
   private write(ref: Ref): Promise<void> {
     return writeJsonFile(this.files, this.path(ref.name), MAGIC, VERSION, {
       timeline_id: ref.timelineId,
-      upstream: ref.upstream ?? null,
     });
   }
 
@@ -251,7 +248,6 @@ async function readRef(files: Files, path: string, name: string): Promise<Ref> {
   return {
     name,
     timelineId: file.fields.timelineId("timeline_id"),
-    upstream: file.fields.optionalText("upstream"),
   };
 }
 
