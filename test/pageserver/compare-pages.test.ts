@@ -81,6 +81,16 @@ test("the kind of an index is told from its special area", () => {
   }
 });
 
+test("replay may have noted on a GiST page that tuples were deleted", () => {
+  const make = withSpecial(16, 0xff81);
+  for (const madeBy of ["primary", "recovery"]) {
+    assert.equal(compare(make, set(8188, 0x05), set(8188, 0x01), { madeBy }), undefined);
+    // Not the other way round, and no other flag.
+    assert.equal(compare(make, set(8188, 0x01), set(8188, 0x05), { madeBy }), 8188);
+    assert.equal(compare(make, set(8188, 0x07), set(8188, 0x01), { madeBy }), 8188);
+  }
+});
+
 test("what a sequence has logged ahead may differ", () => {
   const sequence: Change = (page) => {
     pageInit(page, 8);
