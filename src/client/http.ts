@@ -121,6 +121,25 @@ function isSilent(target: HttpTarget): Promise<boolean> {
   });
 }
 
+/** The bytes of an answer. Throws at their end what the server reports to have failed on the way. */
+export async function* readStream(target: HttpTarget, answer: IncomingMessage): AsyncIterable<Uint8Array> {
+  try {
+    for await (const chunk of answer) if (chunk instanceof Uint8Array) yield chunk;
+  } catch (error) {
+    throw connectionError(target, error, undefined);
+  }
+  const told = answer.trailers[ERROR_TRAILER];
+  if (told !== undefined) throw errorFromAnswer(target, answer.statusCode ?? 0, decoded(told));
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** The whole body as text, bounded. */
 export async function readBody(answer: IncomingMessage): Promise<string> {
   const chunks: Uint8Array[] = [];
@@ -216,6 +235,9 @@ function connectionError(target: HttpTarget, error: unknown, signal: AbortSignal
     },
   );
 }
+
+/** What went wrong after the head of an answer was sent: JSON as of any error, percent-encoded. */
+const ERROR_TRAILER = "x-neon-error";
 
 const CODES: ReadonlySet<string> = new Set(Object.values(ErrorCode));
 

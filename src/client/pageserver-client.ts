@@ -6,7 +6,7 @@ import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from 
 import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { type FsckReport, type RepairReport, fsckReportOf, repairReportOf } from "./fsck-report.ts";
-import { type HttpCall, readBody, requestJson, requestJsonLines, sendRequest } from "./http.ts";
+import { type HttpCall, readBody, readStream, requestJson, requestJsonLines, sendRequest } from "./http.ts";
 import {
   type JsonObject,
   arrayField,
@@ -110,7 +110,7 @@ export interface BaseBackup {
   /** Start of the last record before `lsn`, when the server says it. */
   readonly previousLsn: Lsn | undefined;
   /** A tar archive; ends with an error when the connection breaks. */
-  readonly stream: Readable;
+  readonly stream: AsyncIterable<Uint8Array>;
 }
 
 export interface PageserverClientOptions {
@@ -331,7 +331,11 @@ export class PageserverClient {
       await readBody(answer).catch(() => "");
       throw new NeonError(ErrorCode.Unreachable, "the pageserver sent a base backup without its LSN");
     }
-    return { lsn, previousLsn: headerLsn(answer.headers["x-neon-previous-lsn"]), stream: answer };
+    return {
+      lsn,
+      previousLsn: headerLsn(answer.headers["x-neon-previous-lsn"]),
+      stream: readStream(this.target(), answer),
+    };
   }
 
   /** How stock Postgres gets to LSNs, or to so many samples, from the first checkpoint at or behind `fromLsn`. */
@@ -359,12 +363,13 @@ export class PageserverClient {
       checkpoint: formatLsn(options.checkpointLsn),
       lsn: formatLsn(options.lsn),
     });
-    return sendRequest(this.target(), {
+    const answer = await sendRequest(this.target(), {
       method: "GET",
       path: `${this.timelinePath(timelineId)}/recovery?${query.toString()}`,
       timeoutMs: LONG_TIMEOUT_MS,
       signal: options.signal,
     });
+    return readStream(this.target(), answer);
   }
 
   /**

@@ -36,6 +36,10 @@ export interface HttpServiceDependencies {
 
 /** How long a client may take to send the head of a request. */
 const HEADERS_TIMEOUT_MS = 30_000;
+/** What went wrong after the head of an answer was sent: JSON as of any error, percent-encoded. */
+const ERROR_TRAILER = "x-neon-error";
+/** Longest message in it, in characters. */
+const TRAILER_MESSAGE_MAX = 2000;
 /** How long neither side may move a stream on. */
 const STREAM_SILENCE_MS = 10 * 60_000;
 /** Codes of the errors that a client makes by going away. */
@@ -161,6 +165,7 @@ export class HttpService implements AsyncDisposable {
     const clientLeft = CLIENT_LEFT.has(systemCode(thrown) ?? "");
     if (status >= 500 && !clientLeft) log.error({ ...about, err: error }, `request failed: ${error.message}`);
     else log.info(about, `request refused: ${error.message}`);
+    if (response.writableFinished) return;
     if (response.headersSent) response.destroy();
     if (response.destroyed) return;
     if (status === 401) response.setHeader("www-authenticate", 'Bearer realm="pageserver"');
@@ -178,9 +183,25 @@ async function send(request: IncomingMessage, response: ServerResponse, answer: 
     return;
   }
   response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
-  response.writeHead(200, answer.headers);
-  // An error in the stream cuts the connection, so that nobody takes half of it for all of it.
-  await pipeline(answer.stream, response);
+  response.writeHead(200, { ...answer.headers, trailer: ERROR_TRAILER });
+  await pipeline(endedWithError(answer.stream, response), response);
+}
+
+/** An error in the stream ends it, half done; the trailer says so, and why. Then it is thrown here as well. */
+async function* endedWithError(
+  stream: AsyncIterable<Uint8Array>,
+  response: ServerResponse,
+): AsyncIterable<Uint8Array> {
+  try {
+    yield* stream;
+  } catch (error) {
+    const { code, message, hint } = toNeonError(error);
+    const told = { error: { code, message: message.slice(0, TRAILER_MESSAGE_MAX), hint: hint ?? null } };
+    response.addTrailers({ [ERROR_TRAILER]: encodeURIComponent(JSON.stringify(told)) });
+    response.end();
+    await finished(response).catch(() => undefined);
+    throw error;
+  }
 }
 
 async function sendJson(
