@@ -311,7 +311,7 @@ void test("logs in over TCP with SCRAM, MD5 and clear-text passwords", async () 
         await using wrong = harness.newReceiver({ source: { ...source, password: "wrong" } });
         await assert.rejects(wrong.flushPosition(), /password authentication failed/);
         await using without = harness.newReceiver({ source });
-        await assert.rejects(without.flushPosition(), hasCode(ErrorCode.Usage));
+        await assert.rejects(without.flushPosition(), hasCode(ErrorCode.Unreachable));
         await harness.caughtUp();
       }
     }
