@@ -1,7 +1,7 @@
 /** The HTTP layer around the routes: tokens, limits, broken connections, stopping. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { request as httpRequest } from "node:http";
+import { type IncomingMessage, get, request as httpRequest } from "node:http";
 import { connect } from "node:net";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -152,14 +152,17 @@ void test("an upload that breaks off leaves nothing behind", async () => {
   });
 });
 
-void test("an error in the middle of a base backup cuts the connection", async () => {
+void test("an error in the middle of a base backup ends it early, with the reason in the trailer", async () => {
   await using harness = await Harness.withMain();
   const id = await harness.timelineIdOf("main");
   const main = [...harness.timelines.opened.values()][0];
   main?.failures.set("stream", new NeonError(ErrorCode.Corrupt, "layer is damaged"));
-  const response = await fetch(`${harness.url}${harness.t(`/timeline/${id}/basebackup`)}`, { headers: AUTH });
-  assert.equal(response.status, 200);
-  await assert.rejects(response.arrayBuffer());
+  const request = get(`${harness.url}${harness.t(`/timeline/${id}/basebackup`)}`, { headers: AUTH });
+  const [response] = (await once(request, "response")) as [IncomingMessage];
+  assert.equal(response.statusCode, 200);
+  await once(response.resume(), "end");
+  const told: unknown = JSON.parse(decodeURIComponent(String(response.trailers["x-neon-error"])));
+  assert.deepEqual(told, { error: { code: "corrupt", message: "layer is damaged", hint: null } });
   await until("it is logged", () => harness.complaints.length > 0);
   assert.match(String(harness.complaints[0]?.["msg"]), /layer is damaged/);
 });

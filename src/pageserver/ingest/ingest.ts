@@ -5,7 +5,7 @@
  * `ingest` is called for every record in order; most calls are synchronous. What depends on the record's resource
  * manager beyond its block references is in `ingest-rmgr.ts`.
  */
-import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import { ErrorCode, NeonError, assert, corrupt } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd } from "../../base/lsn.ts";
 import { Fork } from "../../postgres/constants.ts";
 import { formatRelation } from "../../postgres/relation.ts";
@@ -109,6 +109,7 @@ export class Ingest {
     this.record = record;
     this.blob = NO_BLOB;
     checkSupported(record, this.version);
+    this.checkAbandoned(record);
     if (record.blockCount > 0) this.putGaps(record);
     const pending = ingestRmgr(this, record);
     if (pending === undefined) {
@@ -265,6 +266,17 @@ export class Ingest {
   private keepRecord(record: WalRecord): void {
     if (this.blob !== NO_BLOB && this.hot.length === 0) return;
     this.store.put(this.otherHandle, 0, record.endLsn, ValueFlag.Image, this.recordBlob());
+  }
+
+  /** A record that was cut off lies between the record before and the one that declares it missing. */
+  private checkAbandoned(record: WalRecord): void {
+    const abandoned = abandonedLsn(record);
+    if (abandoned === undefined) return;
+    if (abandoned % 8 === 0 && abandoned >= this.state.lastRecordLsn && abandoned < record.lsn) return;
+    throw corrupt(`the record at ${formatLsn(record.lsn)} declares one missing that is at the wrong place`, {
+      lsn: formatLsn(record.lsn),
+      missing: formatLsn(abandoned),
+    });
   }
 
   private noteRecord(record: WalRecord): void {
