@@ -38,6 +38,9 @@ test("the epoch of an xid near the counter", () => {
   assert.equal(state.epochOf(0xffff_ff00), 4, "from before the turn");
   state.nextXid = 0xffff_ff00;
   assert.equal(state.epochOf(5), 6, "given out after the turn, not seen yet");
+  state.nextXidEpoch = 0;
+  state.nextXid = 100;
+  assert.throws(() => state.epochOf(0xffff_ff00), /xid 4294967040 cannot have been given out/);
 });
 
 test("multixacts only move forward", () => {

@@ -99,10 +99,16 @@ export class CheckpointState {
     return (BigInt(this.nextXidEpoch) << 32n) | BigInt(this.nextXid);
   }
 
-  /** The epoch of an xid that was given out lately, perhaps in the record that is about to be applied. */
+  /**
+   * The epoch of an xid that was given out lately, perhaps in the record that is about to be applied. Throws `corrupt`
+   * for one from before the first epoch.
+   */
   epochOf(xid: number): number {
-    if (compareXids(xid, this.nextXid) < 0)
-      return xid > this.nextXid ? this.nextXidEpoch - 1 : this.nextXidEpoch;
+    if (compareXids(xid, this.nextXid) < 0) {
+      const epoch = xid > this.nextXid ? this.nextXidEpoch - 1 : this.nextXidEpoch;
+      if (epoch < 0) throw corrupt(`xid ${xid} cannot have been given out yet`, { xid });
+      return epoch;
+    }
     return xid < this.nextXid ? this.nextXidEpoch + 1 : this.nextXidEpoch;
   }
 
