@@ -2,9 +2,10 @@
  * `pagestream_v2` and `pagestream_v3`: single pages and sizes on request, over CopyBoth. Requests may be sent without
  * waiting for answers; those for pages that are here already are read together. Answers come in the order of requests.
  */
-import { ErrorCode, NeonError, messageOf, unreachable } from "../../../base/errors.ts";
-import { type Lsn, MAX_LSN, formatLsn, lsnMin } from "../../../base/lsn.ts";
+import { ErrorCode, NeonError, unreachable } from "../../../base/errors.ts";
+import type { Lsn } from "../../../base/lsn.ts";
 import type { StatementChannel } from "../../../pgwire/statement.ts";
+import { effectiveLsn } from "../../read/effective-lsn.ts";
 import { PageReaders, type TimelinePages } from "../../read/timeline-pages.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
@@ -21,8 +22,8 @@ import {
 
 /** Requests that are read together at most. */
 const BATCH_MAX = 32;
-/** How long a request waits for WAL up to where it wants to read. */
-const WAIT_MS = 300_000;
+/** How the text of an error begins where the client is to blame. */
+const BAD_REQUEST = "Bad request: ";
 
 export interface PagestreamContext {
   readonly tenants: Tenants<ServedTimeline>;
@@ -98,14 +99,15 @@ class PageStream {
   /** An answer to everything; what goes wrong is an answer as well, and the stream goes on. */
   private async answer(request: StreamRequest | BadRequest): Promise<Uint8Array> {
     this.counts.set(request.kind, (this.counts.get(request.kind) ?? 0) + 1);
-    if (request.kind === "bad") return this.writer.error(request, `Bad request: ${request.message}`);
+    if (request.kind === "bad") return this.writer.error(request, `${BAD_REQUEST}${request.message}`);
     try {
-      const lsn = await this.effectiveLsn(request);
+      const lsn = await effectiveLsn(this.timeline, request);
       return await this.read(request, lsn);
     } catch (error) {
       // Bugs end the stream; the log says where they are.
       if (!(error instanceof NeonError)) throw error;
-      return this.writer.error(request, messageOf(error));
+      const prefix = error.code === ErrorCode.Usage ? BAD_REQUEST : "";
+      return this.writer.error(request, `${prefix}${error.message}`);
     }
   }
 
@@ -125,22 +127,5 @@ class PageStream {
       default:
         return unreachable(request);
     }
-  }
-
-  /** Where to read; waits until everything that the answer may depend on is here. */
-  private async effectiveLsn({ lsn, notModifiedSince }: StreamRequest): Promise<Lsn> {
-    if (lsn < notModifiedSince) {
-      throw new NeonError(
-        ErrorCode.Usage,
-        `Bad request: invalid request with request LSN ${formatLsn(lsn)} and not_modified_since ${formatLsn(notModifiedSince)}`,
-      );
-    }
-    const { timeline } = this;
-    if (notModifiedSince > timeline.lastRecordLsn) {
-      if (notModifiedSince === MAX_LSN) throw new NeonError(ErrorCode.Usage, "Bad request: no such LSN");
-      await timeline.waitForLsn(notModifiedSince, WAIT_MS);
-      return notModifiedSince;
-    }
-    return lsnMin(timeline.lastRecordLsn, lsn);
   }
 }
