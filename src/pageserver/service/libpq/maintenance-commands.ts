@@ -1,17 +1,13 @@
 /** Commands about space and retention: `do_gc`, `compact`, `lease lsn`. */
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
-import { formatLsn } from "../../../base/lsn.ts";
 import type { RetentionSettings } from "../../compaction/maintenance.ts";
 import { collectGarbage } from "../../compaction/tenant-gc.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
-import { resolveMoment } from "../points.ts";
+import { leaseLsn as renewLease } from "../lease-lsn.ts";
 import type { Arguments } from "./arguments.ts";
 import type { LibpqCommand } from "./command.ts";
 import { checkTenant } from "./identity.ts";
-
-/** How long a lease holds unless it is renewed; whoever uses the LSN renews it by asking again. */
-const LEASE_MS = 10 * 60_000;
 
 export function maintenanceCommands(
   tenants: Tenants<ServedTimeline>,
@@ -99,25 +95,10 @@ function leaseLsn(tenants: Tenants<ServedTimeline>): LibpqCommand {
         columns: [{ name: "valid_until", type: "text" }],
         run: async (session) => {
           checkTenant(session.identity, id);
-          const tenant = tenants.get(id);
-          tenant.timeline(timelineId);
-          // A lease and a cutoff that moves exclude each other.
-          const expiresAt = await tenant.change(async () => {
-            const lsn = await resolveMoment(tenant, timelineId, { lsn: wanted }).catch(notReadable);
-            if (lsn === undefined) return undefined;
-            const holder = tenant.timelineAt(timelineId, lsn);
-            const { endLsn } = await holder.recordBoundary(lsn);
-            return (await holder.leases?.renew(`lsn ${formatLsn(wanted)}`, endLsn, LEASE_MS))?.expiresAt;
-          });
+          const expiresAt = await renewLease(tenants.get(id), timelineId, wanted);
           await session.row([expiresAt === undefined ? null : String(expiresAt)]);
         },
       };
     },
   };
-}
-
-/** An LSN that is gone or not there yet cannot be leased, which is an answer and no error. */
-function notReadable(error: unknown): undefined {
-  if (error instanceof NeonError && error.code === ErrorCode.NotFound) return undefined;
-  throw error;
 }
