@@ -1,29 +1,43 @@
 /**
- * The page service over libpq: hot pages by queue depth, with latencies and CPU time of the server, and full backups
- * against copying the stopped data directory in the same run. Needs `npm run build`.
+ * The page service: hot pages by protocol, clients, queue depth and batch, with latencies and CPU time of the server, and
+ * full backups against copying the stopped data directory in the same run. Clients are a process of their own. Needs
+ * `npm run build`.
  * Usage: node bench/page-service.bench.ts [pages per measurement, default 60000] [rows of the table, default 200000]
+ *          [protocols, default all] [full: every combination]
  */
-import { execFileSync } from "node:child_process";
+import { execFileSync, fork } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { ByteWriter } from "../src/base/bytes.ts";
-import type { Channel } from "../src/pgwire/channel.ts";
 import { connectLibpq } from "../src/pgwire/libpq-client.ts";
 import { type LibpqTarget, parseLibpqUri } from "../src/pgwire/uri.ts";
 import { Cli } from "../test/e2e/cli.ts";
+import type { Load, Measured, PageTarget } from "./page-protocol.ts";
 
 const pages = Number(process.argv[2] ?? 60_000);
 const rows = Number(process.argv[3] ?? 200_000);
-const LATEST = 2n ** 64n - 1n;
+const protocols = (process.argv[4] ?? "libpq").split(",");
+const full = process.argv[5] === "full";
 /** Of the table, so that all of them are in the cache. */
 const HOT_PAGES = 300;
 /** Clock ticks of the kernel per second. */
 const TICKS = 100;
 
-interface Relation {
-  readonly dbOid: number;
-  readonly relNumber: number;
-}
+/** Clients, requests under way for each, pages of a request. */
+type Shape = readonly [number, number, number];
+
+const SHAPES: readonly Shape[] = full
+  ? [1, 16].flatMap((c) => [1, 16, 64].flatMap((d) => [1, 16, 32].map((b): Shape => [c, d, b])))
+  : [
+      [1, 1, 1],
+      [1, 16, 1],
+      [1, 64, 1],
+      [1, 1, 32],
+      [1, 4, 32],
+      [16, 1, 1],
+      [16, 16, 1],
+      [16, 4, 32],
+    ];
 
 function report(name: string, value: string): void {
   console.log(`${name.padEnd(48)} ${value}`);
@@ -34,76 +48,58 @@ function cpuSeconds(pid: number): number {
   return (Number(fields[13]) + Number(fields[14])) / TICKS;
 }
 
-function getPage({ dbOid, relNumber }: Relation, id: number): Uint8Array {
-  const writer = new ByteWriter(64).u8(2).u64be(BigInt(id)).u64be(LATEST).u64be(8n);
-  return writer
-    .u32be(1663)
-    .u32be(dbOid)
-    .u32be(relNumber)
-    .u8(0)
-    .u32be(id % HOT_PAGES)
-    .finish();
+/** Puts a load on the server; also the CPU time that it took there, in microseconds per page. */
+async function measure(load: Load, target: PageTarget, pid: number): Promise<Measured & { cpu: number }> {
+  const child = fork(join(import.meta.dirname, "page-client.ts"), [
+    JSON.stringify(load),
+    JSON.stringify(target),
+  ]);
+  const cpu: number[] = [];
+  let measured: Measured | undefined;
+  child.on("message", (message: "begin" | "end" | Measured) => {
+    if (typeof message === "string") cpu.push(cpuSeconds(pid));
+    else measured = message;
+  });
+  const [code] = (await once(child, "exit")) as [number | null];
+  const [begin, end] = cpu;
+  if (code !== 0 || !measured || begin === undefined || end === undefined) throw new Error("a client failed");
+  return { ...measured, cpu: ((end - begin) / measured.pages) * 1e6 };
 }
 
-/** Keeps `depth` requests under way until `count` are answered; the latency of each in microseconds. */
-async function read(channel: Channel, relation: Relation, depth: number, count: number): Promise<number[]> {
-  const sentAt: number[] = [];
-  const latencies: number[] = [];
-  const send = async (): Promise<void> => {
-    sentAt.push(performance.now());
-    await channel.send(getPage(relation, sentAt.length));
-  };
-  while (sentAt.length < Math.min(depth, count)) await send();
-  while (latencies.length < count) {
-    const answer = await channel.receive();
-    if (answer?.[0] !== 102) throw new Error("no page");
-    latencies.push((performance.now() - (sentAt[latencies.length] ?? 0)) * 1000);
-    if (sentAt.length < count) await send();
+async function measurePages(target: PageTarget, pid: number): Promise<void> {
+  for (const protocol of protocols) {
+    for (const [clients, depth, batch] of SHAPES) {
+      const count = clients * depth * batch === 1 ? Math.ceil(pages / 10) : pages;
+      const load = { protocol, clients, depth, batch, pages: count, warmUpPages: count, hotPages: HOT_PAGES };
+      const { seconds, p50, p99, cpu, ...done } = await measure(load, target, pid);
+      report(
+        `${protocol}: ${clients} clients, depth ${depth}, batch ${batch}`,
+        `${(done.pages / seconds).toFixed(0)} pages/s, p50 ${p50.toFixed(0)} us, p99 ${p99.toFixed(0)} us, server CPU ${cpu.toFixed(1)} us a page`,
+      );
+    }
   }
-  return latencies;
 }
 
-async function measurePages(
-  target: LibpqTarget,
-  pid: number,
-  where: string,
-  relation: Relation,
-): Promise<void> {
-  await using client = await connectLibpq(target);
-  const channel = await client.copyBoth(`pagestream_v3 ${where}`);
-  await read(channel, relation, 64, pages);
-  for (const depth of [1, 16, 64]) {
-    const count = depth === 1 ? Math.ceil(pages / 10) : pages;
+async function measureBackup(target: LibpqTarget, pid: number, where: string, pgdata: string): Promise<void> {
+  for (const command of ["fullbackup", "basebackup"]) {
+    await using client = await connectLibpq(target);
+    let sizeBytes = 0;
     const cpu = cpuSeconds(pid);
     const start = performance.now();
-    const latencies = (await read(channel, relation, depth, count)).sort((a, b) => a - b);
+    for await (const chunk of client.copyOut(`${command} ${where}`)) sizeBytes += chunk.length;
     const seconds = (performance.now() - start) / 1000;
-    const perPage = ((cpuSeconds(pid) - cpu) / count) * 1e6;
-    const at = (share: number): string => (latencies[Math.floor(count * share)] ?? 0).toFixed(0);
+    const mb = sizeBytes / 1e6;
+    const perSecond = `${(mb / seconds).toFixed(0)} MB/s (${mb.toFixed(0)} MB in ${(seconds * 1000).toFixed(0)} ms)`;
     report(
-      `hot pages, queue depth ${depth}`,
-      `${(count / seconds).toFixed(0)} pages/s, p50 ${at(0.5)} us, p99 ${at(0.99)} us, server CPU ${perPage.toFixed(1)} us each`,
+      command,
+      `${perSecond}, ${(mb / (cpuSeconds(pid) - cpu)).toFixed(0)} MB a second of the server's CPU`,
     );
   }
-  await channel.end();
-}
-
-async function measureBackup(target: LibpqTarget, where: string, pgdata: string): Promise<void> {
-  await using client = await connectLibpq(target);
-  let sizeBytes = 0;
-  const start = performance.now();
-  for await (const chunk of client.copyOut(`fullbackup ${where}`)) sizeBytes += chunk.length;
-  const seconds = (performance.now() - start) / 1000;
   const copy = `${pgdata}.copy`;
   const copying = performance.now();
   execFileSync("cp", ["-r", pgdata, copy]);
-  const copySeconds = (performance.now() - copying) / 1000;
+  report("cp -r of the stopped directory", `${(performance.now() - copying).toFixed(0)} ms`);
   rmSync(copy, { recursive: true });
-  const mb = sizeBytes / 1e6;
-  report(
-    "fullbackup",
-    `${(mb / seconds).toFixed(0)} MB/s (${mb.toFixed(0)} MB); cp -r took ${(copySeconds / seconds).toFixed(2)} times as long`,
-  );
 }
 
 await using cli = new Cli();
@@ -114,12 +110,17 @@ const path = String(await cli.value(uri, "select pg_relation_filepath('t')")).sp
 await cli.ok("pg", "stop", "main");
 const token = await cli.ok("config", "get", "pageserver.auth_token");
 const address = await cli.ok("config", "get", "pageserver.listen_libpq");
-const tenant = await cli.ok("config", "get", "default_tenant_id");
+const tenantId = await cli.ok("config", "get", "default_tenant_id");
 const branches = (await cli.json("branch"))["branches"] as { timeline_id: string }[];
-const where = `${tenant} ${branches[0]?.timeline_id ?? ""}`;
-const target = parseLibpqUri(`postgresql://neon:${token}@${address}?sslmode=disable`);
-await measurePages(target, await cli.pageserverPid(), where, {
-  dbOid: Number(path[1]),
-  relNumber: Number(path[2]),
-});
-await measureBackup(target, where, join(cli.directory, ".neon/computes/main/pgdata"));
+const timelineId = branches[0]?.timeline_id ?? "";
+const [host = "", port] = address.split(":");
+const relation = { dbOid: Number(path[1]), relNumber: Number(path[2]) };
+const pid = await cli.pageserverPid();
+await measurePages({ host, port: Number(port), token, tenantId, timelineId, ...relation }, pid);
+const libpq = parseLibpqUri(`postgresql://neon:${token}@${address}?sslmode=disable`);
+await measureBackup(
+  libpq,
+  pid,
+  `${tenantId} ${timelineId}`,
+  join(cli.directory, ".neon/computes/main/pgdata"),
+);

@@ -6,6 +6,7 @@ import { type Lsn, toLsn } from "../../src/base/lsn.ts";
 import { Kind } from "../../src/pageserver/ingest/keyspace.ts";
 import { PageCache } from "../../src/pageserver/read/page-cache.ts";
 import { PageReader } from "../../src/pageserver/read/page-reader.ts";
+import { TimelinePages } from "../../src/pageserver/read/timeline-pages.ts";
 import { Reconstructor } from "../../src/pageserver/read/reconstruct.ts";
 import { versionByMajor } from "../../src/postgres/versions/versions.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
@@ -21,6 +22,7 @@ class Bench {
   readonly store: TimelineStore;
   readonly pages: PageCache;
   readonly reader: PageReader;
+  private readonly together: TimelinePages;
   lsn: Lsn = START;
 
   constructor(store: TimelineStore, capacityBytes: number) {
@@ -28,6 +30,7 @@ class Bench {
     this.pages = new PageCache({ capacityBytes });
     const reconstructor = new Reconstructor({ version: versionByMajor(17), hintBitsLogged: false });
     this.reader = new PageReader({ store, reconstructor, pages: this.pages });
+    this.together = new TimelinePages(store, reconstructor, this.pages);
   }
 
   static async create(t: TestContext, random: SeededRandom, capacityBytes = 1 << 20): Promise<Bench> {
@@ -53,6 +56,13 @@ class Bench {
   page(block: number, fill: number | undefined): void {
     this.lsn = toLsn(this.lsn + 8);
     this.put(Kind.RelationBlock, block, fill === undefined ? undefined : new Uint8Array(8192).fill(fill));
+  }
+
+  /** The bytes that fill the pages, read together. */
+  async readTogether(blocks: readonly number[], lsn: Lsn = this.lsn): Promise<number[]> {
+    const read = await this.together.pages(RELATION, blocks, lsn);
+    assert.ok(read.every((page) => page.length === 8192 && page.every((byte) => byte === page[0])));
+    return read.map((page) => page[0] ?? -1);
   }
 
   /** The byte that fills the page, or the code of the error. */
@@ -95,6 +105,9 @@ test("sizes, zero pages within, errors beyond", async (t) => {
     assert.match(String(error), /relation 1663\/5\/16384 main has 3 pages, so no page 9 at 0\//);
     return true;
   });
+  // Clients of the page service see zeros beyond the end, but no relation where there is none.
+  assert.deepEqual(await bench.readTogether([1, 0, 9, 1], written), [7, 0, 0, 7]);
+  await assert.rejects(bench.readTogether([0], before), { code: ErrorCode.NotFound });
 });
 
 test("whatever is cached, a page is that of its LSN", async (t) => {
@@ -119,6 +132,12 @@ test("whatever is cached, a page is that of its LSN", async (t) => {
       const version = random.chance(0.6) ? history.at(-1) : random.pick(history);
       const block = random.below(8);
       assert.ok(version);
+      if (random.chance(0.2)) {
+        // Some of them more than once, and some beyond the end.
+        const blocks = Array.from({ length: random.below(12) }, () => random.below(10));
+        const expected = blocks.map((each) => version.pages[each] ?? 0);
+        assert.deepEqual(await bench.readTogether(blocks, version.lsn), expected, `read ${i}`);
+      }
       assert.equal(await bench.read(block, version.lsn), version.pages[block] ?? 0, `read ${i}`);
     }
   }

@@ -11,7 +11,7 @@ import { type RelationFork, formatRelation } from "../../postgres/relation.ts";
 import type { Key } from "../../storage/key.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { Kind } from "../ingest/keyspace.ts";
-import type { PageCache } from "./page-cache.ts";
+import type { CachedValue, PageCache } from "./page-cache.ts";
 import type { Reconstructor } from "./reconstruct.ts";
 
 export interface PageAddress extends RelationFork {
@@ -53,6 +53,12 @@ export class PageReader {
     if (bytes === undefined) return undefined;
     if (bytes.length !== 4) throw corrupt(`the size of ${formatRelation(fork)} has ${bytes.length} bytes`);
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);
+  }
+
+  /** A value that is in the cache as of exactly this LSN; undefined if it must be read. Views: not to be changed. */
+  cached(key: Key, lsn: Lsn): CachedValue | undefined {
+    const cached = this.pages.get(this.reader, key);
+    return cached?.lsn === lsn ? cached : undefined;
   }
 
   /** Any value, undefined if the key does not exist at the LSN. View: not to be changed. */

@@ -5,6 +5,7 @@ import { DEFAULT_TABLESPACE_OID, Fork, PAGE_SIZE, SLRU_SEGMENT_PAGES } from "../
 import { type RelationFork, formatRelation } from "../../postgres/relation.ts";
 import type { Slru } from "../../postgres/slru.ts";
 import type { TimelineStore } from "../../storage/store.ts";
+import type { Key } from "../../storage/key.ts";
 import { Kind, databaseRange, key, slruPageKey } from "../ingest/keyspace.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import { makeReconstructor } from "./make-reconstructor.ts";
@@ -27,10 +28,42 @@ export class TimelinePages {
 
   /** All zeros beyond the end of the relation. View: not to be changed. Throws `not_found` for no relation. */
   async page(fork: RelationFork, block: number, lsn: Lsn): Promise<Uint8Array> {
+    const [page] = await this.pages(fork, [block], lsn);
+    return page ?? ZERO_PAGE;
+  }
+
+  /**
+   * Several pages of a fork at one LSN, in the order of `blocks`: what is not in the cache is read together. Each as
+   * `page` gives it; one that cannot be read fails all of them. Whoever calls bounds their number.
+   */
+  async pages(fork: RelationFork, blocks: readonly number[], lsn: Lsn): Promise<Uint8Array[]> {
     this.store.checkReadable(lsn);
-    if (block >= (await this.blocks(fork, lsn))) return ZERO_PAGE;
-    // Extended, but never written to.
-    return (await this.reader.value(key(Kind.RelationBlock, { ...fork, block }), lsn)) ?? ZERO_PAGE;
+    const size = this.cachedSize(fork, lsn) ?? (await this.blocks(fork, lsn));
+    const pages: Uint8Array[] = [];
+    const reads: Promise<void>[] = [];
+    for (const [index, block] of blocks.entries()) {
+      // Zeros also where the file was extended, but never written to.
+      pages.push(ZERO_PAGE);
+      if (block >= size) continue;
+      const page = key(Kind.RelationBlock, { ...fork, block });
+      const cached = this.reader.cached(page, lsn);
+      if (cached !== undefined) pages[index] = cached.bytes ?? ZERO_PAGE;
+      else reads.push(this.readInto(pages, index, page, lsn));
+    }
+    if (reads.length > 0) await Promise.all(reads);
+    return pages;
+  }
+
+  private async readInto(pages: Uint8Array[], index: number, page: Key, lsn: Lsn): Promise<void> {
+    pages[index] = (await this.reader.value(page, lsn)) ?? ZERO_PAGE;
+  }
+
+  /** Size of a fork, if the cache has it as of this LSN. */
+  private cachedSize(fork: RelationFork, lsn: Lsn): number | undefined {
+    const bytes = this.reader.cached(key(Kind.RelationSize, fork), lsn)?.bytes;
+    return bytes?.length === 4
+      ? new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true)
+      : undefined;
   }
 
   async exists(fork: RelationFork, lsn: Lsn): Promise<boolean> {

@@ -58,6 +58,8 @@ export type StreamRequest = RequestHead &
     | { readonly kind: "slru"; readonly slru: Slru; readonly segment: number }
   );
 
+export type PageRequest = Extract<StreamRequest, { readonly kind: "page" }>;
+
 /** A request that makes no sense, but whose beginning does: it is answered, and the stream goes on. */
 export interface BadRequest {
   readonly kind: "bad";

@@ -15,6 +15,7 @@ import { checkTenant } from "./identity.ts";
 import {
   AnswerWriter,
   type BadRequest,
+  type PageRequest,
   type StreamRequest,
   type StreamVersion,
   decodeStreamRequest,
@@ -90,25 +91,57 @@ class PageStream {
         batch.push(more);
       }
       const requests = batch.map((each) => decodeStreamRequest(each, this.version));
-      const answers = await Promise.all(requests.map((request) => this.answer(request)));
+      const placed = await Promise.all(requests.map((request) => this.place(request)));
+      const answers = await Promise.all(runsOf(placed).map((run) => this.answerRun(run)));
       this.signal.throwIfAborted();
-      await channel.sendAll(answers);
+      await channel.sendAll(answers.flat());
     }
   }
 
-  /** An answer to everything; what goes wrong is an answer as well, and the stream goes on. */
-  private async answer(request: StreamRequest | BadRequest): Promise<Uint8Array> {
+  /** A request with the LSN at which it is to be read, once that is here; or the answer of one that cannot be. */
+  private async place(request: StreamRequest | BadRequest): Promise<Placed> {
     this.counts.set(request.kind, (this.counts.get(request.kind) ?? 0) + 1);
     if (request.kind === "bad") return this.writer.error(request, `${BAD_REQUEST}${request.message}`);
     try {
-      const lsn = await effectiveLsn(this.timeline, request);
+      return { request, lsn: await effectiveLsn(this.timeline, request) };
+    } catch (error) {
+      return this.failed(request, error);
+    }
+  }
+
+  /** The answers to a run of `runsOf`. */
+  private async answerRun(run: readonly Placed[]): Promise<Uint8Array[]> {
+    const [first] = run;
+    if (run.length > 1 && isPage(first)) {
+      const requests = run.filter(isPage).map(({ request }) => request);
+      try {
+        const blocks = requests.map(({ block }) => block);
+        const pages = await this.pages.pages(first.request.fork, blocks, first.lsn);
+        return pages.map((page, index) => this.writer.page(requests[index] ?? first.request, page));
+      } catch (error) {
+        if (!(error instanceof NeonError)) throw error;
+        // One of them cannot be read: the others can be.
+      }
+    }
+    return Promise.all(run.map((placed) => this.answer(placed)));
+  }
+
+  /** An answer to everything; what goes wrong is an answer as well, and the stream goes on. */
+  private async answer(placed: Placed): Promise<Uint8Array> {
+    if (placed instanceof Uint8Array) return placed;
+    const { request, lsn } = placed;
+    try {
       return await this.read(request, lsn);
     } catch (error) {
-      // Bugs end the stream; the log says where they are.
-      if (!(error instanceof NeonError)) throw error;
-      const prefix = error.code === ErrorCode.Usage ? BAD_REQUEST : "";
-      return this.writer.error(request, `${prefix}${error.message}`);
+      return this.failed(request, error);
     }
+  }
+
+  private failed(request: StreamRequest, error: unknown): Uint8Array {
+    // Bugs end the stream; the log says where they are.
+    if (!(error instanceof NeonError)) throw error;
+    const prefix = error.code === ErrorCode.Usage ? BAD_REQUEST : "";
+    return this.writer.error(request, `${prefix}${error.message}`);
   }
 
   private async read(request: StreamRequest, lsn: Lsn): Promise<Uint8Array> {
@@ -128,4 +161,44 @@ class PageStream {
         return unreachable(request);
     }
   }
+}
+
+interface PlacedRequest<R = StreamRequest> {
+  readonly request: R;
+  readonly lsn: Lsn;
+}
+
+/** A request that can be read, or the answer to one that cannot. */
+type Placed = PlacedRequest | Uint8Array;
+
+function isPage(placed: Placed | undefined): placed is PlacedRequest<PageRequest> {
+  return placed !== undefined && "request" in placed && placed.request.kind === "page";
+}
+
+/** Cuts a batch into runs that are read together: adjacent pages of one fork at one LSN. */
+function runsOf(batch: readonly Placed[]): Placed[][] {
+  const runs: Placed[][] = [];
+  let run: Placed[] = [];
+  for (const placed of batch) {
+    const [first] = run;
+    if (isPage(first) && isPage(placed) && isReadWith(first, placed)) {
+      run.push(placed);
+    } else {
+      run = [placed];
+      runs.push(run);
+    }
+  }
+  return runs;
+}
+
+function isReadWith(a: PlacedRequest<PageRequest>, b: PlacedRequest<PageRequest>): boolean {
+  const one = a.request.fork;
+  const other = b.request.fork;
+  return (
+    a.lsn === b.lsn &&
+    one.relNumber === other.relNumber &&
+    one.fork === other.fork &&
+    one.dbOid === other.dbOid &&
+    one.spcOid === other.spcOid
+  );
 }
