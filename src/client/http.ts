@@ -2,17 +2,30 @@
  * One HTTP request to a pageserver, through `node:http` (a base backup and an import are streams of gigabytes).
  * Whatever goes wrong becomes a `NeonError`: an error that the server sent keeps its code, message and hint.
  */
-import { type IncomingMessage, type RequestOptions, request as httpRequest } from "node:http";
+import {
+  type ClientRequest,
+  type IncomingMessage,
+  type RequestOptions,
+  request as plainRequest,
+} from "node:http";
+import { request as encryptedRequest } from "node:https";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import type { ConnectionOptions } from "node:tls";
 import { type ErrorData, ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
 import { isObject } from "./json.ts";
 
 export interface HttpTarget {
-  /** `http://host:port`, no trailing slash. */
+  /** `http://host:port` or `https://host:port`, no trailing slash. */
   readonly baseUrl: string;
   /** Bearer token, if the server wants one. */
   readonly token?: string | undefined;
+  /** Instead of a token. */
+  readonly login?: { readonly user: string; readonly password: string } | undefined;
+  /** What is checked of the server's certificate; what the system trusts, and the host's name, unless given. */
+  readonly trust?: Pick<ConnectionOptions, "ca" | "rejectUnauthorized" | "checkServerIdentity"> | undefined;
+  /** One that was named by its URI, not the repository's own: what to do about a failure is another thing. */
+  readonly remote?: boolean | undefined;
 }
 
 export interface HttpCall {
@@ -44,7 +57,8 @@ export async function sendRequest(target: HttpTarget, call: HttpCall): Promise<H
   const url = new URL(target.baseUrl + call.path);
   const json = call.body === undefined ? undefined : JSON.stringify(call.body);
   const headers: Record<string, string | number> = { accept: "application/json" };
-  if (target.token) headers["authorization"] = `Bearer ${target.token}`;
+  const authorization = authorizationOf(target);
+  if (authorization !== undefined) headers["authorization"] = authorization;
   if (json !== undefined) {
     headers["content-type"] = "application/json";
     headers["content-length"] = Buffer.byteLength(json);
@@ -59,6 +73,22 @@ export async function sendRequest(target: HttpTarget, call: HttpCall): Promise<H
   throw errorFromAnswer(target, status, await readBody(answer));
 }
 
+function authorizationOf({ token, login }: HttpTarget): string | undefined {
+  if (login) return `Basic ${Buffer.from(`${login.user}:${login.password}`).toString("base64")}`;
+  return token ? `Bearer ${token}` : undefined;
+}
+
+/** Over TLS where the target's URL says so. */
+function request(
+  target: HttpTarget,
+  url: URL | string,
+  options: RequestOptions,
+  onAnswer: (answer: IncomingMessage) => void,
+): ClientRequest {
+  if (!target.baseUrl.startsWith("https:")) return plainRequest(url, options, onAnswer);
+  return encryptedRequest(url, { ...options, ...target.trust }, onAnswer);
+}
+
 function exchange(
   target: HttpTarget,
   url: URL,
@@ -70,27 +100,27 @@ function exchange(
     const fail = (error: unknown): void => {
       reject(error instanceof NeonError ? error : connectionError(target, error, call.signal));
     };
-    const request = httpRequest(url, options, (answer) => {
+    const sent = request(target, url, options, (answer) => {
       // An answer that breaks off after its head is reported by whoever reads it.
       resolve(answer);
     });
-    request.on("error", fail);
-    request.on("timeout", () => {
-      request.destroy(noAnswer(target, call.timeoutMs));
+    sent.on("error", fail);
+    sent.on("timeout", () => {
+      sent.destroy(noAnswer(target, call.timeoutMs));
     });
     // Some requests may take minutes; a server that hangs should not look like one that works.
     const watch = setInterval(() => {
       void isSilent(target).then((silent) => {
-        if (silent) request.destroy(noAnswer(target, SILENCE_MS + SIGN_OF_LIFE_MS));
+        if (silent) sent.destroy(noAnswer(target, SILENCE_MS + SIGN_OF_LIFE_MS));
       });
     }, SILENCE_MS);
     const stopWatching = (): void => clearInterval(watch);
-    request.on("response", stopWatching).on("close", stopWatching);
+    sent.on("response", stopWatching).on("close", stopWatching);
     if (call.upload) {
       // When the server refuses early, its answer says more than the broken pipe that follows.
-      pipeline(call.upload, request).catch((error: unknown) => setTimeout(() => fail(error), 250).unref());
+      pipeline(call.upload, sent).catch((error: unknown) => setTimeout(() => fail(error), 250).unref());
     } else {
-      request.end(json);
+      sent.end(json);
     }
   });
 }
@@ -99,7 +129,11 @@ function noAnswer(target: HttpTarget, silenceMs: number): NeonError {
   return new NeonError(
     ErrorCode.Timeout,
     `the pageserver at ${target.baseUrl} has not answered for ${silenceMs / 1000} s`,
-    { hint: "See `neon status` and `neon logs` for what it is doing." },
+    {
+      hint: target.remote
+        ? "It may be busy, or a firewall may be in between."
+        : "See `neon status` and `neon logs` for what it is doing.",
+    },
   );
 }
 
@@ -107,17 +141,17 @@ function noAnswer(target: HttpTarget, silenceMs: number): NeonError {
 function isSilent(target: HttpTarget): Promise<boolean> {
   return new Promise((resolve) => {
     const options: RequestOptions = { agent: false, timeout: SIGN_OF_LIFE_MS };
-    const request = httpRequest(`${target.baseUrl}/v1/status`, options, (answer) => {
+    const sent = request(target, `${target.baseUrl}/v1/status`, options, (answer) => {
       answer.resume();
       resolve(false);
     });
-    request.on("timeout", () => {
+    sent.on("timeout", () => {
       resolve(true);
-      request.destroy();
+      sent.destroy();
     });
     // A connection that breaks is noticed by the request that waits for its answer.
-    request.on("error", () => resolve(false));
-    request.end();
+    sent.on("error", () => resolve(false));
+    sent.end();
   });
 }
 
@@ -211,7 +245,9 @@ export async function requestJsonLines(
 
 function notAPageserver(target: HttpTarget, cause?: unknown): NeonError {
   return new NeonError(ErrorCode.Unreachable, `what answers at ${target.baseUrl} is not a pageserver`, {
-    hint: "Another program uses its port. Choose another with `neon config set pageserver.listen 127.0.0.1:PORT`.",
+    hint: target.remote
+      ? "Check host and port: it is the pageserver's HTTP port that is wanted (9898 unless it was changed)."
+      : "Another program uses its port. Choose another with `neon config set pageserver.listen 127.0.0.1:PORT`.",
     cause,
   });
 }
@@ -221,23 +257,53 @@ function connectionError(target: HttpTarget, error: unknown, signal: AbortSignal
   const code = systemCode(error);
   if (code === "ECONNREFUSED" || code === "EHOSTUNREACH" || code === "ENETUNREACH" || code === "ENOTFOUND") {
     return new NeonError(ErrorCode.Unreachable, `no pageserver answers at ${target.baseUrl}`, {
-      hint: "Start it with `neon start`.",
+      hint: target.remote ? "Check host and port, and whether it runs." : "Start it with `neon start`.",
       cause: error,
     });
   }
   if (code === "HPE_INVALID_CONSTANT") return notAPageserver(target, error);
+  if (code !== undefined && TLS_FAILURE.test(code)) return tlsFailure(target, code, error);
   return new NeonError(
     ErrorCode.Unreachable,
     `the connection to the pageserver at ${target.baseUrl} broke: ${messageOf(error)}`,
     {
-      hint: "See whether it is still running with `neon status`; its log is shown by `neon logs`.",
+      hint: target.remote
+        ? "See whether it is still running."
+        : "See whether it is still running with `neon status`; its log is shown by `neon logs`.",
       cause: error,
     },
   );
 }
 
+/** Codes of certificates that are not accepted, and of handshakes that fail. */
+const TLS_FAILURE = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY|^ERR_SSL_|^ERR_TLS_|^EPROTO$/;
+
+function tlsFailure(target: HttpTarget, code: string, cause: unknown): NeonError {
+  const fail = (message: string, hint: string): NeonError =>
+    new NeonError(ErrorCode.Unreachable, `${target.baseUrl}: TLS: ${message}`, { hint, cause });
+  // OpenSSL tells these at length, with its own source lines.
+  if (code === "EPROTO" || code.startsWith("ERR_SSL_")) {
+    return fail(
+      "the handshake fails",
+      "Perhaps it has no certificate: `neon pageserver cert` there makes one.",
+    );
+  }
+  return code === "ERR_TLS_CERT_ALTNAME_INVALID"
+    ? fail(
+        messageOf(cause),
+        "The certificate is for other names: use one of those, make a new one for this name, or sslmode=verify-ca.",
+      )
+    : fail(
+        messageOf(cause),
+        "Get the server's certificate from its owner and name it: ?sslrootcert=/path/server.crt",
+      );
+}
+
 /** What went wrong after the head of an answer was sent: JSON as of any error, percent-encoded. */
 const ERROR_TRAILER = "x-neon-error";
+
+const CREDENTIALS_HINT =
+  "Name a user in the URI, https://user@host, with its password in $PGPASSWORD or ~/.pgpass; or set NEON_PAGESERVER_TOKEN.";
 
 const CODES: ReadonlySet<string> = new Set(Object.values(ErrorCode));
 
@@ -256,6 +322,11 @@ function errorFromAnswer(target: HttpTarget, status: number, body: string): Neon
   if (!error || typeof error["message"] !== "string") return notAPageserver(target);
   const code = isErrorCode(error["code"]) ? error["code"] : ErrorCode.Failed;
   const hint = typeof error["hint"] === "string" ? error["hint"] : undefined;
+  if (target.remote && (status === 401 || status === 403)) {
+    return new NeonError(ErrorCode.Unreachable, `${target.baseUrl} refuses: ${error["message"]}`, {
+      hint: status === 401 ? CREDENTIALS_HINT : hint,
+    });
+  }
   if (status === 401 || status === 403) {
     return new NeonError(ErrorCode.Unreachable, `the pageserver at ${target.baseUrl} refuses our token`, {
       hint: "It may belong to another repository, or `pageserver.auth_token` in config.toml was changed: run `neon stop` and `neon start`.",

@@ -32,7 +32,7 @@ export async function setLease(
           body: { name, lsn: formatLsn(moment.lsn), duration_ms: moment.durationMs },
         } as const);
   try {
-    await requestJson(client.target(), { ...call, timeoutMs: TIMEOUT_MS });
+    await requestJson(client.target, { ...call, timeoutMs: TIMEOUT_MS });
   } catch (error) {
     // What collects nothing needs no leases.
     const isFine = moment === undefined ? ErrorCode.NotFound : ErrorCode.Unsupported;

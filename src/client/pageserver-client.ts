@@ -6,7 +6,15 @@ import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from 
 import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { type FsckReport, type RepairReport, fsckReportOf, repairReportOf } from "./fsck-report.ts";
-import { type HttpCall, readBody, readStream, requestJson, requestJsonLines, sendRequest } from "./http.ts";
+import {
+  type HttpCall,
+  type HttpTarget,
+  readBody,
+  readStream,
+  requestJson,
+  requestJsonLines,
+  sendRequest,
+} from "./http.ts";
 import {
   type JsonObject,
   arrayField,
@@ -113,10 +121,7 @@ export interface BaseBackup {
   readonly stream: AsyncIterable<Uint8Array>;
 }
 
-export interface PageserverClientOptions {
-  /** `http://host:port`. */
-  readonly baseUrl: string;
-  readonly token?: string | undefined;
+export interface PageserverClientOptions extends HttpTarget {
   readonly tenantId: TenantId;
   /** Longest silence of the server for ordinary requests, in milliseconds; 30 s unless given. */
   readonly timeoutMs?: number | undefined;
@@ -132,26 +137,24 @@ interface FsckOptions {
 }
 
 export class PageserverClient {
-  readonly baseUrl: string;
   readonly tenantId: TenantId;
-  private readonly token: string | undefined;
+  readonly target: HttpTarget;
   private readonly timeoutMs: number;
 
   constructor(options: PageserverClientOptions) {
-    this.baseUrl = options.baseUrl;
-    this.token = options.token;
-    this.tenantId = options.tenantId;
-    this.timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+    const { tenantId, timeoutMs, ...target } = options;
+    this.target = target;
+    this.tenantId = tenantId;
+    this.timeoutMs = timeoutMs ?? TIMEOUT_MS;
+  }
+
+  get baseUrl(): string {
+    return this.target.baseUrl;
   }
 
   /** The same server, another tenant. */
   withTenant(tenantId: TenantId): PageserverClient {
-    return new PageserverClient({
-      baseUrl: this.baseUrl,
-      token: this.token,
-      tenantId,
-      timeoutMs: this.timeoutMs,
-    });
+    return new PageserverClient({ ...this.target, tenantId, timeoutMs: this.timeoutMs });
   }
 
   /** Whether it is there and ready. Throws `unreachable` or `timeout` otherwise. */
@@ -255,7 +258,7 @@ export class PageserverClient {
     { signal, progress }: FsckOptions,
   ): Promise<JsonObject> {
     const options = { ...request, timeoutMs: LONG_TIMEOUT_MS, signal };
-    const result = await requestJsonLines(this.target(), options, (value) => {
+    const result = await requestJsonLines(this.target, options, (value) => {
       const { done_bytes: done, total_bytes: total } = asObject(value, "progress");
       if (typeof done === "number" && typeof total === "number") progress?.(done, total);
     });
@@ -320,7 +323,7 @@ export class PageserverClient {
   ): Promise<BaseBackup> {
     const query = new URLSearchParams({ read_only: String(options.readOnly) });
     if (options.lsn !== undefined) query.set("lsn", formatLsn(options.lsn));
-    const answer = await sendRequest(this.target(), {
+    const answer = await sendRequest(this.target, {
       method: "GET",
       path: `${this.timelinePath(timelineId)}/basebackup?${query.toString()}`,
       timeoutMs: LONG_TIMEOUT_MS,
@@ -334,7 +337,7 @@ export class PageserverClient {
     return {
       lsn,
       previousLsn: headerLsn(answer.headers["x-neon-previous-lsn"]),
-      stream: readStream(this.target(), answer),
+      stream: readStream(this.target, answer),
     };
   }
 
@@ -363,13 +366,13 @@ export class PageserverClient {
       checkpoint: formatLsn(options.checkpointLsn),
       lsn: formatLsn(options.lsn),
     });
-    const answer = await sendRequest(this.target(), {
+    const answer = await sendRequest(this.target, {
       method: "GET",
       path: `${this.timelinePath(timelineId)}/recovery?${query.toString()}`,
       timeoutMs: LONG_TIMEOUT_MS,
       signal: options.signal,
     });
-    return readStream(this.target(), answer);
+    return readStream(this.target, answer);
   }
 
   /**
@@ -387,7 +390,7 @@ export class PageserverClient {
     },
   ): Promise<Verification> {
     const result = await requestJsonLines(
-      this.target(),
+      this.target,
       {
         method: "POST",
         path: `${this.timelinePath(timelineId)}/verify`,
@@ -407,10 +410,6 @@ export class PageserverClient {
     return verificationOf(asObject(result, "result"));
   }
 
-  target(): { baseUrl: string; token: string | undefined } {
-    return { baseUrl: this.baseUrl, token: this.token };
-  }
-
   tenantPath(rest: string): string {
     return `/v1/tenant/${this.tenantId}${rest}`;
   }
@@ -428,7 +427,7 @@ export class PageserverClient {
     path: string,
     options: Partial<Pick<HttpCall, "body" | "upload" | "timeoutMs" | "signal">> = {},
   ): Promise<JsonObject> {
-    const answer = await requestJson(this.target(), {
+    const answer = await requestJson(this.target, {
       method,
       path,
       timeoutMs: this.timeoutMs,

@@ -129,7 +129,7 @@ export async function diskUsage(client: PageserverClient, signal: AbortSignal): 
     timeoutMs: SHORT_TIMEOUT_MS,
     signal,
   } as const;
-  const report = asObject(await requestJson(client.target(), call), "answer");
+  const report = asObject(await requestJson(client.target, call), "answer");
   return {
     timelines: objects(report, "timelines").map((timeline) => ({
       ...namesOf(timeline),
@@ -150,7 +150,7 @@ async function work(
   { signal, onTimeline }: WorkOptions,
 ): Promise<JsonObject> {
   const request = { ...call, timeoutMs: TIMEOUT_MS, signal };
-  const result = await requestJsonLines(client.target(), request, (value) => {
+  const result = await requestJsonLines(client.target, request, (value) => {
     const { timelines } = asObject(value, "progress");
     if (typeof timelines === "number") onTimeline(timelines);
   });

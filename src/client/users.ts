@@ -2,7 +2,7 @@
 import { type TenantId, parseTenantId } from "../base/ids.ts";
 import type { Random } from "../base/seams.ts";
 import { formatScramVerifier, makeScramVerifier } from "../pgwire/scram-server.ts";
-import { type HttpCall, requestJson } from "./http.ts";
+import { type HttpCall, type HttpTarget, requestJson } from "./http.ts";
 import { type JsonObject, arrayField, asObject, optionalTextField, textField } from "./json.ts";
 
 export interface UserInfo {
@@ -15,9 +15,9 @@ export interface UserInfo {
 const TIMEOUT_MS = 30_000;
 
 export class UserClient {
-  private readonly target: { baseUrl: string; token: string | undefined };
+  private readonly target: HttpTarget;
 
-  constructor(target: { baseUrl: string; token: string | undefined }) {
+  constructor(target: HttpTarget) {
     this.target = target;
   }
 

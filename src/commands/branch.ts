@@ -3,10 +3,11 @@ import { boolean } from "@oclif/core/flags";
 import { ErrorCode, NeonError } from "../base/errors.ts";
 import type { BranchInfo, PageserverClient } from "../client/pageserver-client.ts";
 import type { Repository } from "../repository/repository.ts";
-import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import type { JsonFields } from "./shared/base-command.ts";
 import { ancestorJson, branchJson, originText } from "./shared/branch-json.ts";
+import { PageserverCommand } from "./shared/pageserver-command.ts";
 
-export default class Branch extends BaseCommand {
+export default class Branch extends PageserverCommand {
   static override summary = "List branches as a tree, create, delete or rename one.";
   static override description =
     "Without arguments: the tree of branches, each with the LSN at which it left its parent, and with its upstream, if it " +
@@ -26,6 +27,10 @@ export default class Branch extends BaseCommand {
     { description: "Fork at a time", command: "<%= config.bin %> branch noon main@2026-11-21T12:00:00Z" },
     { description: "Delete, rename", command: "<%= config.bin %> branch -d dev" },
     "<%= config.bin %> branch -m dev feature/login",
+    {
+      description: "On a pageserver elsewhere",
+      command: "<%= config.bin %> branch --pageserver https://bob@db.example.com",
+    },
   ];
   static override args = {
     name: stringArg({ description: "Branch to create; with -d to delete, with -m to rename." }),
@@ -43,15 +48,14 @@ export default class Branch extends BaseCommand {
     if (wanted && name === undefined) throw missingArgument(`neon branch ${wanted}: which branch?`);
     if (flags.delete && point !== undefined) throw missingArgument("neon branch -d takes one name at a time");
     if (flags.move && point === undefined) throw missingArgument("neon branch -m: what is the new name?");
-    const repository = await this.findRepository(flags);
-    const client = await this.pageserverOf(repository, flags);
+    const { client, repository } = await this.connect(flags);
     if (name === undefined) return this.list(repository, client);
     if (flags.delete) return this.delete(repository, client, name);
     if (flags.move) return this.rename(client, name, point ?? "");
     return this.create(client, name, point);
   }
 
-  private async list(repository: Repository, client: PageserverClient): Promise<JsonFields> {
+  private async list(repository: Repository | undefined, client: PageserverClient): Promise<JsonFields> {
     const { formatBranchTree } = await import("./shared/branch-tree.ts");
     const { paint } = await import("./shared/output.ts");
     const { STANDING_STYLES, standingText, upstreamReports } = await import("./shared/upstream.ts");
@@ -99,12 +103,19 @@ export default class Branch extends BaseCommand {
     return { name: created.name, timeline_id: created.timelineId, ancestor: ancestorJson(created.ancestor) };
   }
 
-  private async delete(repository: Repository, client: PageserverClient, name: string): Promise<JsonFields> {
+  private async delete(
+    repository: Repository | undefined,
+    client: PageserverClient,
+    name: string,
+  ): Promise<JsonFields> {
     const branch = await client.getBranch(name);
-    await this.refuseWhileUsed(repository, client, branch);
+    // Of computes elsewhere the pageserver knows what writes, and refuses by itself.
+    if (repository) await this.refuseWhileUsed(repository, client, branch);
     await client.deleteBranch(name);
-    const { forgetUpstream } = await import("../repository/origins.ts");
-    await forgetUpstream(repository, branch.timelineId);
+    if (repository) {
+      const { forgetUpstream } = await import("../repository/origins.ts");
+      await forgetUpstream(repository, branch.timelineId);
+    }
     const origin = branch.ancestor ? `, forked from ${originText(branch.ancestor)}` : "";
     this.print(`Deleted branch ${name} (timeline ${branch.timelineId}${origin})`);
     return { name, timeline_id: branch.timelineId, ancestor: ancestorJson(branch.ancestor) };

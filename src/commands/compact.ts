@@ -1,7 +1,8 @@
-import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import type { JsonFields } from "./shared/base-command.ts";
 import { formatBytes, formatTable } from "./shared/output.ts";
+import { PageserverCommand } from "./shared/pageserver-command.ts";
 
-export default class Compact extends BaseCommand {
+export default class Compact extends PageserverCommand {
   static override summary = "Merge layer files now, so that reads are quick.";
   static override description =
     "The pageserver does this by itself, by and by, when enough layers have been written; the command does it now and as " +
@@ -13,8 +14,7 @@ export default class Compact extends BaseCommand {
     const { flags } = await this.parse(Compact);
     const { compactTenant } = await import("../client/storage-reports.ts");
     const { Progress } = await import("./shared/progress.ts");
-    const repository = await this.findRepository(flags);
-    const client = await this.pageserverOf(repository, flags);
+    const { client } = await this.connect(flags);
     using progress = new Progress({ silent: this.jsonEnabled() });
     progress.begin("merging layers");
     const timelines = await compactTenant(client, {

@@ -1,7 +1,8 @@
-import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import type { JsonFields } from "./shared/base-command.ts";
 import { formatBytes, formatTable } from "./shared/output.ts";
+import { PageserverCommand } from "./shared/pageserver-command.ts";
 
-export default class Du extends BaseCommand {
+export default class Du extends PageserverCommand {
   static override summary = "Show what the branches take on disk.";
   static override description =
     "UNIQUE: what goes when the branch is deleted. SHARED: what it reads together with others. HISTORY: of its own " +
@@ -12,8 +13,7 @@ export default class Du extends BaseCommand {
   async run(): Promise<JsonFields> {
     const { flags } = await this.parse(Du);
     const { diskUsage } = await import("../client/storage-reports.ts");
-    const repository = await this.findRepository(flags);
-    const client = await this.pageserverOf(repository, flags);
+    const { client } = await this.connect(flags);
     const usage = await diskUsage(client, this.interruption.signal);
     const rows = usage.timelines.map((timeline) => [
       timeline.branches.join(", ") || `(${timeline.timelineId})`,

@@ -2,8 +2,9 @@ import { ErrorCode, NeonError } from "../base/errors.ts";
 import { Flags } from "@oclif/core";
 import type { FsckFinding, FsckPart, FsckReport, RepairReport } from "../client/fsck-report.ts";
 import type { PageserverClient } from "../client/pageserver-client.ts";
-import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import type { JsonFields } from "./shared/base-command.ts";
 import { type Style, formatTable, paint } from "./shared/output.ts";
+import { PageserverCommand } from "./shared/pageserver-command.ts";
 
 const STYLES: Readonly<Record<string, Style>> = {
   clean: "green",
@@ -17,7 +18,7 @@ interface WatchOptions {
   readonly progress: (doneBytes: number, totalBytes: number) => void;
 }
 
-export default class Fsck extends BaseCommand {
+export default class Fsck extends PageserverCommand {
   static override summary = "Verify everything that the pageserver has on disk, and repair what can be.";
   static override description =
     "Reads every file of every timeline and holds it against checksums and against the others: layer files and their " +
@@ -45,8 +46,7 @@ export default class Fsck extends BaseCommand {
     if (flags.yes && !flags.repair) {
       throw new NeonError(ErrorCode.Usage, "--yes says that a repair is to be done, but --repair is missing");
     }
-    const repository = await this.findRepository(flags);
-    const client = await this.pageserverOf(repository, flags);
+    const { client } = await this.connect(flags);
     if (flags.repair) return this.repair(client, flags.yes);
     const report = await this.watch((options) => client.fsck(options));
     this.show(report);

@@ -1,8 +1,9 @@
 import { boolean, string as stringFlag } from "@oclif/core/flags";
 import { formatLsn } from "../base/lsn.ts";
 import type { GcReport, GcTimeline } from "../client/storage-reports.ts";
-import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import type { JsonFields } from "./shared/base-command.ts";
 import { formatBytes, formatTable } from "./shared/output.ts";
+import { PageserverCommand } from "./shared/pageserver-command.ts";
 
 /** What the pageserver's reasons mean. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -11,7 +12,7 @@ const REASONS: Readonly<Record<string, string>> = {
   points: "for branches, computes and others at older moments",
 };
 
-export default class Gc extends BaseCommand {
+export default class Gc extends PageserverCommand {
   static override summary = "Remove history that is older than what is kept, and say what stays and why.";
   static override description =
     "The pageserver does this by itself every hour; the command does it now. How much history is kept says `pitr_interval` " +
@@ -38,8 +39,7 @@ export default class Gc extends BaseCommand {
     const { Progress } = await import("./shared/progress.ts");
     const pitrIntervalMs = flags.keep === undefined ? undefined : parseAge(flags.keep, "--keep");
     const horizonBytes = flags.horizon === undefined ? undefined : parseSize(flags.horizon, "--horizon");
-    const repository = await this.findRepository(flags);
-    const client = await this.pageserverOf(repository, flags);
+    const { client } = await this.connect(flags);
     using progress = new Progress({ silent: this.jsonEnabled() });
     progress.begin("collecting garbage");
     const dryRun = flags["dry-run"];

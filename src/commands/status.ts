@@ -1,29 +1,29 @@
 import { formatLsn } from "../base/lsn.ts";
-import type { BranchInfo } from "../client/pageserver-client.ts";
+import type { BranchInfo, PageserverClient } from "../client/pageserver-client.ts";
 import type { ComputeInfo } from "../compute/compute-manager.ts";
 import type { PageserverReport } from "../compute/pageserver-process.ts";
-import { BaseCommand, type JsonFields } from "./shared/base-command.ts";
+import type { Repository } from "../repository/repository.ts";
+import type { JsonFields } from "./shared/base-command.ts";
 import { branchJson } from "./shared/branch-json.ts";
 import { formatBytes, formatTable, paint } from "./shared/output.ts";
+import { PageserverCommand } from "./shared/pageserver-command.ts";
 import { type UpstreamReport, standingText, upstreamReports } from "./shared/upstream.ts";
 
-export default class Status extends BaseCommand {
+export default class Status extends PageserverCommand {
   static override summary = "What is running, how far it is, and what is wrong.";
   static override description =
     "Shows the pageserver, the computes and the branches. LAG is what a compute has written and the pageserver has " +
-    "not taken in yet; UPSTREAM how a branch stands to where it is pushed to or pulled from, as of the last contact. The exit code is 0 whatever the state; scripts look at --json.";
+    "not taken in yet; UPSTREAM how a branch stands to where it is pushed to or pulled from, as of the last contact. The exit code is 0 whatever the state; scripts look at --json.\n\n" +
+    "With --pageserver: that server and its branches; what runs on them is known where it was started.";
   static override examples = ["<%= config.bin %> status", "<%= config.bin %> status --json"];
 
   async run(): Promise<JsonFields> {
     const { flags } = await this.parse(Status);
-    const repository = await this.findRepository(flags);
-    const { PageserverProcess } = await import("../compute/pageserver-process.ts");
-    const { computesOf, computeJson, withBranchNames } = await import("./shared/computes.ts");
-    const client = await this.pageserverOf(repository, flags);
-    const server = await new PageserverProcess(repository).inspect();
+    const { client, repository } = await this.connect(flags);
+    const { computeJson } = await import("./shared/computes.ts");
+    const server = repository ? await localReport(repository) : await remoteReport(client);
     const branches = server.state === "running" ? await client.listBranches() : [];
-    const everyCompute = computesOf(repository, client, undefined, { allTenants: true });
-    const computes = withBranchNames(await everyCompute.list(), branches);
+    const computes = repository ? await computesAround(repository, client, branches) : [];
 
     this.print(serverLine(server));
     const warning = serverWarning(server, computes);
@@ -35,7 +35,7 @@ export default class Status extends BaseCommand {
       this.say(`${paint("red", "error:", process.stderr)} ${problem}`);
     }
     return {
-      repository: repository.directory,
+      repository: repository?.directory ?? null,
       pageserver: {
         state: server.state,
         pid: server.pid,
@@ -47,6 +47,29 @@ export default class Status extends BaseCommand {
       branches: branches.map((branch) => branchJson(branch, upstreams.get(branch.name))),
     };
   }
+}
+
+async function localReport(repository: Repository): Promise<PageserverReport> {
+  const { PageserverProcess } = await import("../compute/pageserver-process.ts");
+  return new PageserverProcess(repository).inspect();
+}
+
+/** Of a pageserver elsewhere only what it says itself is known, and its process number means nothing here. */
+async function remoteReport(client: PageserverClient): Promise<PageserverReport> {
+  const { state, version, startedAt } = await client.status();
+  const known = state === "ready" ? "running" : state === "stopping" ? "stopping" : "starting";
+  return { state: known, pid: null, uri: client.baseUrl, version, startedAt };
+}
+
+/** The computes of all tenants. */
+async function computesAround(
+  repository: Repository,
+  client: PageserverClient,
+  branches: readonly BranchInfo[],
+): Promise<ComputeInfo[]> {
+  const { computesOf, withBranchNames } = await import("./shared/computes.ts");
+  const computes = computesOf(repository, client, undefined, { allTenants: true });
+  return withBranchNames(await computes.list(), branches);
 }
 
 function serverLine(server: PageserverReport): string {

@@ -19,7 +19,7 @@ const FILE_BYTES_MAX = 1024 * 1024;
 const FIELDS_BEFORE_PASSWORD = 4;
 
 export function findPassword(
-  target: LibpqTarget,
+  target: Pick<LibpqTarget, "host" | "port" | "user" | "password" | "database" | "passFile">,
   environment: Readonly<Record<string, string | undefined>> = process.env,
   home: string = homedir(),
 ): FoundPassword {

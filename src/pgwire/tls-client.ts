@@ -95,7 +95,10 @@ async function readRefusal(socket: Socket): Promise<string | undefined> {
 type Trust = Pick<ConnectionOptions, "ca" | "rejectUnauthorized" | "checkServerIdentity">;
 
 /** What is checked of the server's certificate. Reads the file of trusted certificates. */
-export function trustOf(target: LibpqTarget, home: string = homedir()): Trust {
+export function trustOf(
+  target: Pick<LibpqTarget, "sslMode" | "sslRootCert">,
+  home: string = homedir(),
+): Trust {
   const { sslMode, sslRootCert } = target;
   if (sslRootCert === "system") return { rejectUnauthorized: true };
   const path = sslRootCert ?? join(home, ".postgresql", "root.crt");

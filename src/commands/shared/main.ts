@@ -68,8 +68,8 @@ const HELP_OPTIONS = { flagSortOrder: "none", docopts: false } as const;
 function leadingFlagsLast(argv: readonly string[]): string[] {
   let count = 0;
   for (let word = argv[count]; word !== undefined; word = argv[count]) {
-    if (word === "--repo" || word === "--tenant-id") count += 2;
-    else if (word === "--json" || /^--(repo|tenant-id)=/.test(word)) count += 1;
+    if (word === "--repo" || word === "--tenant-id" || word === "--pageserver") count += 2;
+    else if (word === "--json" || /^--(repo|tenant-id|pageserver)=/.test(word)) count += 1;
     else break;
   }
   const rest = argv.slice(count);

@@ -1,11 +1,7 @@
-/** From a repository to the users of its pageserver. */
+/** From a pageserver to its users. */
+import type { PageserverClient } from "../../client/pageserver-client.ts";
 import { UserClient } from "../../client/users.ts";
-import { pageserverUrl } from "../../repository/config.ts";
-import type { Repository } from "../../repository/repository.ts";
 
-export function userClientOf(repository: Repository): UserClient {
-  return new UserClient({
-    baseUrl: pageserverUrl(repository.config),
-    token: repository.config.pageserver.authToken,
-  });
+export function userClientOf(server: PageserverClient): UserClient {
+  return new UserClient(server.target);
 }

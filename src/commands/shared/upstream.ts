@@ -29,12 +29,13 @@ export interface UpstreamReport {
   readonly contactedAt: number | undefined;
 }
 
-/** The upstreams of branches that have one, by the branches' names. */
+/** The upstreams of branches that have one, by the branches' names; a repository keeps them. */
 export function upstreamReports(
-  repository: Repository,
+  repository: Repository | undefined,
   tenantId: TenantId,
   branches: readonly BranchInfo[],
 ): Map<string, UpstreamReport> {
+  if (!repository) return new Map();
   const upstreams = readUpstreams(repository);
   const contacts = new Map<string, Contact | undefined>();
   const reports = new Map<string, UpstreamReport>();

@@ -3,10 +3,11 @@ import { string as stringArg } from "@oclif/core/args";
 import { integer, string as stringFlag } from "@oclif/core/flags";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { formatLsn } from "../../base/lsn.ts";
-import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
+import type { JsonFields } from "../shared/base-command.ts";
 import { walSegmentFlag } from "../shared/wal-segment-flag.ts";
+import { PageserverCommand } from "../shared/pageserver-command.ts";
 
-export default class TenantCreate extends BaseCommand {
+export default class TenantCreate extends PageserverCommand {
   static override summary = "Create a tenant: another Postgres cluster, with branches of its own.";
   static override description =
     "Runs initdb and loads the result into the pageserver as branch `main` of the new tenant. The default tenant stays " +
@@ -49,7 +50,8 @@ export default class TenantCreate extends BaseCommand {
     const random = { bytes: (count: number) => new Uint8Array(randomBytes(count)) };
     const tenantId = given === undefined ? newTenantId(random) : parseTenantId(given);
     const repository = await this.findRepository(flags);
-    const client = (await this.pageserverOf(repository, {})).withTenant(tenantId);
+    const { client: server } = await this.connectToServer(flags);
+    const client = server.withTenant(tenantId);
     const { createTenant } = await import("../../compute/create-tenant.ts");
     const { MAIN_BRANCH } = await import("../../compute/fresh-cluster.ts");
     const { Progress } = await import("../shared/progress.ts");

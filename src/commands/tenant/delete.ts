@@ -4,9 +4,10 @@ import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { type TenantId, parseTenantId } from "../../base/ids.ts";
 import type { PageserverClient } from "../../client/pageserver-client.ts";
 import type { Repository } from "../../repository/repository.ts";
-import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
+import type { JsonFields } from "../shared/base-command.ts";
+import { PageserverCommand } from "../shared/pageserver-command.ts";
 
-export default class TenantDelete extends BaseCommand {
+export default class TenantDelete extends PageserverCommand {
   static override summary = "Delete a tenant with all its branches.";
   static override description =
     "Nothing brings it back, so it asks first; where nobody can be asked it wants --force. The default tenant is not " +
@@ -20,12 +21,14 @@ export default class TenantDelete extends BaseCommand {
   async run(): Promise<JsonFields> {
     const { args, flags } = await this.parse(TenantDelete);
     const tenantId = parseTenantId(args.id);
-    const repository = await this.findRepository(flags);
-    const client = (await this.pageserverOf(repository, {})).withTenant(tenantId);
+    const { client: server, repository } = await this.connectToServer(flags);
+    const client = server.withTenant(tenantId);
     const { findTenant } = await import("../shared/tenants.ts");
     await findTenant(client, tenantId);
-    refuseDefault(repository, tenantId);
-    await refuseWhileUsed(repository, client);
+    if (repository) {
+      refuseDefault(repository, tenantId);
+      await refuseWhileUsed(repository, client);
+    }
     const branches = await namesOfBranches(client);
     if (!flags.force) {
       const { confirm } = await import("../shared/confirm.ts");

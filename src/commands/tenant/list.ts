@@ -1,6 +1,7 @@
-import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
+import type { JsonFields } from "../shared/base-command.ts";
+import { PageserverCommand } from "../shared/pageserver-command.ts";
 
-export default class TenantList extends BaseCommand {
+export default class TenantList extends PageserverCommand {
   static override summary = "List the tenants of the pageserver.";
   static override description =
     "A tenant is a Postgres cluster with all its branches. `neon init` makes one, `neon tenant create` more. Commands work " +
@@ -9,10 +10,10 @@ export default class TenantList extends BaseCommand {
 
   async run(): Promise<JsonFields> {
     const { flags } = await this.parse(TenantList);
-    const repository = await this.findRepository(flags);
-    const tenants = await (await this.pageserverOf(repository, flags)).listTenants();
+    const { client, repository } = await this.connectToServer(flags);
+    const tenants = await client.listTenants();
     const { formatTable } = await import("../shared/output.ts");
-    const isDefault = (id: string): boolean => id === repository.config.defaultTenantId;
+    const isDefault = (id: string): boolean => id === repository?.config.defaultTenantId;
     const rows = tenants.map(({ tenantId, pgVersion, state }) => [
       tenantId,
       pgVersion === null ? "-" : String(pgVersion),

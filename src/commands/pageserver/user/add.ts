@@ -1,8 +1,9 @@
 import { string as stringArg } from "@oclif/core/args";
 import { string as stringFlag } from "@oclif/core/flags";
-import { BaseCommand, type JsonFields } from "../../shared/base-command.ts";
+import type { JsonFields } from "../../shared/base-command.ts";
+import { PageserverCommand } from "../../shared/pageserver-command.ts";
 
-export default class PageserverUserAdd extends BaseCommand {
+export default class PageserverUserAdd extends PageserverCommand {
   static override summary = "Let somebody in: a user of the pageserver with a password.";
   static override description =
     "Others push to this pageserver and pull from it as that user: neon origin add NAME postgresql://USER@HOST:PORT. The " +
@@ -27,16 +28,16 @@ export default class PageserverUserAdd extends BaseCommand {
     const { args, flags } = await this.parse(PageserverUserAdd);
     const { parseTenantId } = await import("../../../base/ids.ts");
     const tenants = flags.tenant?.map((id) => parseTenantId(id));
-    const repository = await this.findRepository(flags);
+    const { client, repository } = await this.connectToServer(flags);
     const { userClientOf } = await import("../../shared/pageserver-users.ts");
     const { readNewPassword } = await import("../../shared/password-prompt.ts");
     const { randomBytes } = await import("node:crypto");
     const password = await readNewPassword(`Password of ${args.name}`, this.interruption.signal);
     const random = { bytes: (count: number) => new Uint8Array(randomBytes(count)) };
-    const user = await userClientOf(repository).add({ name: args.name, password, tenants }, random);
+    const user = await userClientOf(client).add({ name: args.name, password, tenants }, random);
     const rights = user.tenants === null ? "all tenants" : user.tenants.join(", ");
     this.print(`User ${user.name} may work with ${rights}`);
-    const { listenLibpq } = repository.config.pageserver;
+    const listenLibpq = repository?.config.pageserver.listenLibpq;
     if (listenLibpq !== undefined) this.say(`URI: postgresql://${user.name}@${listenLibpq}`);
     return { name: user.name, tenants: user.tenants };
   }

@@ -1,6 +1,7 @@
-import { BaseCommand, type JsonFields } from "../../shared/base-command.ts";
+import type { JsonFields } from "../../shared/base-command.ts";
+import { PageserverCommand } from "../../shared/pageserver-command.ts";
 
-export default class PageserverUserList extends BaseCommand {
+export default class PageserverUserList extends PageserverCommand {
   static override summary = "List the users of the pageserver.";
   static override description =
     "Beside them there is the user `neon`, who may do everything; its password is the auth_token of the repository " +
@@ -9,10 +10,10 @@ export default class PageserverUserList extends BaseCommand {
 
   async run(): Promise<JsonFields> {
     const { flags } = await this.parse(PageserverUserList);
-    const repository = await this.findRepository(flags);
+    const { client } = await this.connectToServer(flags);
     const { userClientOf } = await import("../../shared/pageserver-users.ts");
     const { formatTable } = await import("../../shared/output.ts");
-    const users = await userClientOf(repository).list();
+    const users = await userClientOf(client).list();
     const rows = users.map(({ name, tenants, createdAt }) => [
       name,
       tenants === null ? "all" : tenants.join(", "),

@@ -1,0 +1,70 @@
+/** Commands that work with any pageserver: the repository's own, or the one that --pageserver names. */
+import { string as stringFlag } from "@oclif/core/flags";
+import type { TenantId } from "../../base/ids.ts";
+import type { PageserverClient } from "../../client/pageserver-client.ts";
+import type { Repository } from "../../repository/repository.ts";
+import { BaseCommand, type CommonFlags } from "./base-command.ts";
+
+export interface PageserverFlags extends CommonFlags {
+  readonly pageserver?: string | undefined;
+}
+
+/** A pageserver, and the repository that it belongs to, if it was found through one. */
+export interface Connection {
+  readonly client: PageserverClient;
+  readonly repository: Repository | undefined;
+}
+
+export abstract class PageserverCommand extends BaseCommand {
+  static override baseFlags = {
+    ...BaseCommand.baseFlags,
+    pageserver: stringFlag({
+      summary: "Another pageserver than the repository's: https://user@host:9898.",
+      helpGroup: "GLOBAL",
+      helpValue: "URI",
+    }),
+  };
+
+  /**
+   * Connects for work on a tenant: --tenant-id, else the repository's default. Of a pageserver that was named by its
+   * URI it is the default of the repository around us if it is there, else the only one.
+   */
+  protected async connect(flags: PageserverFlags): Promise<Connection> {
+    if (flags.pageserver === undefined) {
+      const repository = await this.findRepository(flags);
+      return { repository, client: await this.pageserverOf(repository, flags) };
+    }
+    const { remotePageserver, chooseTenant } = await import("./remote-pageserver.ts");
+    const server = remotePageserver(flags.pageserver, (text) => this.caution(text));
+    if (flags["tenant-id"] !== undefined) {
+      const { parseTenantId } = await import("../../base/ids.ts");
+      return { client: server.withTenant(parseTenantId(flags["tenant-id"])), repository: undefined };
+    }
+    const client = await chooseTenant(server, await this.defaultTenant(flags));
+    return { client, repository: undefined };
+  }
+
+  /** Connects for work on the pageserver as a whole, or on a tenant that is named otherwise. */
+  protected async connectToServer(flags: PageserverFlags): Promise<Connection> {
+    if (flags.pageserver === undefined) {
+      const repository = await this.findRepository(flags);
+      return { repository, client: await this.pageserverOf(repository, {}) };
+    }
+    const { remotePageserver } = await import("./remote-pageserver.ts");
+    return {
+      client: remotePageserver(flags.pageserver, (text) => this.caution(text)),
+      repository: undefined,
+    };
+  }
+
+  private async defaultTenant(flags: PageserverFlags): Promise<TenantId | undefined> {
+    const { ErrorCode, NeonError } = await import("../../base/errors.ts");
+    try {
+      return (await this.findRepository(flags)).config.defaultTenantId;
+    } catch (error) {
+      const none = error instanceof NeonError && error.code === ErrorCode.NotFound;
+      if (none && flags.repo === undefined) return undefined;
+      throw error;
+    }
+  }
+}
