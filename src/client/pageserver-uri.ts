@@ -95,6 +95,11 @@ export function remoteTarget(
   return { target: { ...target, login: { user, password } }, warning };
 }
 
+/** Whether the pageserver is reached over this machine's loopback interface. */
+export function isOnThisMachine({ host }: Pick<PageserverUri, "host">): boolean {
+  return host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
+}
+
 /** The URI without the password and as it was meant, to be kept in a file. */
 export function formatPageserverUri(uri: PageserverUri): string {
   const user = uri.user === undefined ? "" : `${encodeURIComponent(uri.user)}@`;

@@ -1,9 +1,11 @@
 /** What the operations on a compute need from outside. */
+import { hostname } from "node:os";
 import type { TenantId, TimelineId, WriterEpoch } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { BranchInfo, PageserverStatus, WriterSource } from "../client/pageserver-client.ts";
 import type { RecoveryPlan } from "../client/recovery.ts";
 import type { Verification } from "../client/verification.ts";
+import type { ComputeRecord } from "./compute-file.ts";
 import type { PgBinaries } from "./binaries.ts";
 import type { VerifyOptions } from "./compute-verify.ts";
 import type { RunAs } from "./run-as.ts";
@@ -43,6 +45,9 @@ export interface ComputePageserver {
   ): Promise<{ readonly lsn: Lsn; readonly stream: AsyncIterable<Uint8Array> }>;
 }
 
+/** Longest name of a lease that pageservers take. */
+const LEASE_NAME_MAX = 200;
+
 /** What a person at the terminal may want to see of an operation. */
 export interface ComputeEvents {
   /** Something that must not go unnoticed although the operation goes on. A full sentence. */
@@ -53,12 +58,21 @@ export interface ComputeEvents {
   readonly progress?: (addedBytes: number) => void;
 }
 
-/** What the lease of a read-only compute is called, which keeps its moment for as long as there is the compute. */
-export function leaseName(record: { readonly name: string }): string {
-  return `compute ${record.name}`;
+/**
+ * What the lease of a read-only compute is called, which keeps its moment for as long as there is the compute. Other
+ * repositories may have computes of the same name at a pageserver that is not the own one.
+ */
+export function leaseName(
+  record: Pick<ComputeRecord, "name" | "pageserver">,
+  repositoryRoot: string,
+): string {
+  if (record.pageserver === null) return `compute ${record.name}`;
+  return `compute ${record.name} of ${hostname()}:${repositoryRoot}`.slice(0, LEASE_NAME_MAX);
 }
 
 export interface ComputeContext {
+  /** Directory of the repository. */
+  readonly root: string;
   readonly pageserver: ComputePageserver;
   readonly binaries: () => Promise<PgBinaries>;
   /** Who Postgres runs as; undefined for ourselves. */

@@ -44,6 +44,8 @@ export interface ComputeRecord {
   readonly branch: string;
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
+  /** URI of the pageserver that has the branch, without a password; null for the repository's own. */
+  readonly pageserver: string | null;
   readonly mode: ComputeMode;
   readonly commit: CommitMode;
   readonly pgVersion: number;
@@ -90,6 +92,7 @@ export function encodeComputeFile(record: ComputeRecord): string {
     branch: record.branch,
     tenant_id: record.tenantId,
     timeline_id: record.timelineId,
+    ...(record.pageserver === null ? {} : { pageserver: record.pageserver }),
     mode: record.mode,
     commit: record.commit,
     pg_version: record.pgVersion,
@@ -134,6 +137,7 @@ function recordOf(compute: Fields): ComputeRecord {
     branch: compute.text("branch"),
     tenantId: parseTenantId(compute.text("tenant_id")),
     timelineId: parseTimelineId(compute.text("timeline_id")),
+    pageserver: compute.has("pageserver") ? compute.text("pageserver") : null,
     mode: compute.oneOf("mode", ["read-write", "read-only"]),
     commit: compute.oneOf("commit", ["remote", "local"]),
     pgVersion: compute.number("pg_version"),
@@ -165,6 +169,10 @@ class Fields {
     if (typeof value !== "object" || value === null || Array.isArray(value))
       throw corrupt("an object is missing");
     this.value = value as Readonly<Record<string, unknown>>;
+  }
+
+  has(name: string): boolean {
+    return Object.hasOwn(this.value, name);
   }
 
   text(name: string): string {

@@ -15,6 +15,8 @@ export interface ComputeInfo {
   readonly branch: string;
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
+  /** URI of the pageserver that has the branch; null for the repository's own. */
+  readonly pageserver: string | null;
   /** `postgresql://…`, for any client. */
   readonly uri: string;
   readonly host: string;
@@ -37,6 +39,7 @@ export function computeInfo(record: ComputeRecord, paths: ComputePaths): Compute
     branch: record.branch,
     tenantId: record.tenantId,
     timelineId: record.timelineId,
+    pageserver: record.pageserver,
     uri: `postgresql://${SUPERUSER}@${COMPUTE_HOST}:${record.port}/postgres`,
     host: COMPUTE_HOST,
     port: record.port,

@@ -42,6 +42,10 @@ const PORT_ATTEMPTS_MAX = 5;
 export interface ComputeManagerOptions {
   readonly repository: Repository;
   readonly client: ComputePageserver;
+  /** URI of the client's pageserver where that is not the repository's own. */
+  readonly pageserver?: string | undefined;
+  /** A client of the pageserver at a URI, for computes on branches elsewhere. Throws `usage`. */
+  readonly connect?: ((uri: string) => ComputePageserver) | undefined;
   /** Those of all tenants, not only of the client's. Names are unique in the repository all the same. */
   readonly allTenants?: boolean | undefined;
   /** Those to use, or how to find them when a Postgres is to be started; by default what `findBinaries` finds. */
@@ -64,6 +68,8 @@ export interface CreateComputeOptions {
 export class ComputeManager {
   private readonly repository: Repository;
   private readonly client: ComputePageserver;
+  private readonly pageserver: string | null;
+  private readonly connect: ComputeManagerOptions["connect"];
   private readonly binaries: PgBinaries | (() => Promise<PgBinaries>) | undefined;
   private readonly runAs: string | undefined;
   private readonly events: ComputeEvents;
@@ -72,6 +78,8 @@ export class ComputeManager {
   constructor(options: ComputeManagerOptions) {
     this.repository = options.repository;
     this.client = options.client;
+    this.pageserver = options.pageserver ?? null;
+    this.connect = options.connect;
     this.binaries = options.binaries;
     this.runAs = options.runAs;
     this.events = options.events ?? {};
@@ -103,6 +111,7 @@ export class ComputeManager {
         branch: branch.name,
         tenantId: this.client.tenantId,
         timelineId: branch.timelineId,
+        pageserver: this.pageserver,
         mode: options.point ? "read-only" : "read-write",
         commit: options.commit,
         pgVersion: await this.pgVersion(),
@@ -227,6 +236,7 @@ export class ComputeManager {
         binaries: () => this.findBinaries(major),
         user: chooseRunAs(this.runAs),
         events: this.events,
+        root: this.repository.root,
       };
       return verifyByRecovery(context, request, this.repository.verifyDirectory, options);
     });
@@ -296,14 +306,16 @@ export class ComputeManager {
   /** If that fails, the lease ends by itself. */
   private async releaseMoment(record: ComputeRecord): Promise<void> {
     if (record.mode !== "read-only") return;
-    const pageserver: ComputePageserver = this.client.withTenant(record.tenantId);
-    await pageserver.lease?.(record.timelineId, leaseName(record)).catch(() => undefined);
+    const name = leaseName(record, this.repository.root);
+    await this.pageserverOf(record)
+      .lease?.(record.timelineId, name)
+      .catch(() => undefined);
   }
 
   private async closeWriterForGood(record: ComputeRecord, force: boolean): Promise<void> {
     if (record.epoch === null) return;
     try {
-      await this.client.withTenant(record.tenantId).closeWriter(record.timelineId, record.epoch);
+      await this.pageserverOf(record).closeWriter(record.timelineId, record.epoch);
     } catch (error) {
       if (error instanceof NeonError && error.code === ErrorCode.NotFound) return;
       if (!force) throw error;
@@ -321,11 +333,20 @@ export class ComputeManager {
 
   private context(record: ComputeRecord): ComputeContext {
     return {
-      pageserver: this.client.withTenant(record.tenantId),
+      pageserver: this.pageserverOf(record),
       binaries: () => this.findBinaries(record.pgVersion),
       user: chooseRunAs(this.runAs),
       events: this.events,
+      root: this.repository.root,
     };
+  }
+
+  /** A client of the pageserver that has the compute's branch. */
+  private pageserverOf(record: ComputeRecord): ComputePageserver {
+    if (record.pageserver === null || record.pageserver === this.pageserver || !this.connect) {
+      return this.client.withTenant(record.tenantId);
+    }
+    return this.connect(record.pageserver).withTenant(record.tenantId);
   }
 
   private async findBinaries(major: number): Promise<PgBinaries> {
@@ -361,7 +382,7 @@ export class ComputeManager {
   }
 
   private isOurs(record: ComputeRecord): boolean {
-    return this.allTenants || record.tenantId === this.client.tenantId;
+    return this.allTenants || record.pageserver !== null || record.tenantId === this.client.tenantId;
   }
 
   /** ` of tenant …` where that is another than ours. */

@@ -105,7 +105,7 @@ async function prepareReadOnly(
 ): Promise<Prepared> {
   const branchName = (await findBranch(context, record)).name;
   const moment = { lsn: record.lsn, durationMs: LEASE_MS };
-  await context.pageserver.lease?.(record.timelineId, leaseName(record), moment);
+  await context.pageserver.lease?.(record.timelineId, leaseName(record, context.root), moment);
   const state = readDirectoryState(paths.pgdata)?.control.state;
   // Not the state after a promotion, which would show something else than the moment that was asked for.
   const usable = state === ClusterState.ShutDownInRecovery && record.bootId === bootId();

@@ -11,6 +11,7 @@ const full: ComputeRecord = {
   tenantId: parseTenantId("0".repeat(31) + "1"),
   timelineId: parseTimelineId("0".repeat(31) + "2"),
   mode: "read-write",
+  pageserver: "https://bob@db.example.com:9898?sslmode=verify-full&sslrootcert=system",
   commit: "local",
   pgVersion: 17,
   port: 55432,
@@ -23,6 +24,7 @@ const full: ComputeRecord = {
 const least: ComputeRecord = {
   ...full,
   mode: "read-only",
+  pageserver: null,
   epoch: null,
   process: null,
   bootId: null,

@@ -1,15 +1,24 @@
 import { string as stringArg } from "@oclif/core/args";
 import { boolean, integer, option, string as stringFlag } from "@oclif/core/flags";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
-import { BaseCommand, type JsonFields } from "../shared/base-command.ts";
+import {
+  type PageserverUri,
+  formatPageserverUri,
+  isOnThisMachine,
+  parsePageserverUri,
+} from "../../client/pageserver-uri.ts";
+import type { JsonFields } from "../shared/base-command.ts";
+import { PageserverCommand } from "../shared/pageserver-command.ts";
 
-export default class PgCreate extends BaseCommand {
+export default class PgCreate extends PageserverCommand {
   static override summary = "Create a Postgres on a branch and print its connection string.";
   static override description =
     "At the end of the branch it is read-write (one per branch); with --lsn it shows that moment and is read-only. " +
     "The connection string goes to stdout, everything else to stderr.\n\n" +
     "commit=remote: COMMIT returns when the pageserver has the WAL on disk; the compute itself may be lost at any " +
     "time. commit=local: the compute keeps its data safe itself and works on while the pageserver is away.\n\n" +
+    "With --pageserver the branch is one of another pageserver, and the compute belongs to this repository: read-only " +
+    "from anywhere, read-write where that pageserver runs on this machine, because it has to reach the Postgres.\n\n" +
     "Side effects: writes .neon/computes/NAME, starts Postgres on a free port of 127.0.0.1 from 55432 on.";
   static override examples = [
     { description: "On branch main", command: "<%= config.bin %> pg create main" },
@@ -39,7 +48,9 @@ export default class PgCreate extends BaseCommand {
   async run(): Promise<JsonFields> {
     const { args, flags } = await this.parse(PgCreate);
     const repository = await this.findRepository(flags);
-    const client = await this.pageserverOf(repository, flags);
+    const uri = flags.pageserver === undefined ? undefined : parsePageserverUri(flags.pageserver);
+    if (uri && flags.lsn === undefined) refuseWriterElsewhere(uri);
+    const { client } = await this.connect(flags);
     const { checkRefName } = await import("../../repository/ref-name.ts");
     const { parsePointOn } = await import("../../repository/point.ts");
     const { branchOfPoint, lsnOfPoint } = await import("../shared/moment.ts");
@@ -60,11 +71,15 @@ export default class PgCreate extends BaseCommand {
       });
     }
     const lsn = await lsnOfPoint(client, branch, point);
+    // The end of the branch, told as a point, is where it writes as well.
+    if (uri && lsn === undefined) refuseWriterElsewhere(uri);
     const name = args.name ?? branch.name;
     const setting = repository.config.computes[name];
     using progress = new Progress({ silent: this.jsonEnabled() });
     progress.begin(`creating compute ${name}`);
-    const compute = await computesOf(repository, client, progress).create({
+    const compute = await computesOf(repository, client, progress, {
+      pageserver: uri && formatPageserverUri(uri),
+    }).create({
       name,
       branch: branch.name,
       ...(lsn === undefined ? {} : { point: { lsn } }),
@@ -78,4 +93,16 @@ export default class PgCreate extends BaseCommand {
     if (flags["no-start"]) this.say(`Start it with \`neon pg start ${name}\`.`);
     return computeJson(compute);
   }
+}
+
+/** Throws `usage` where the pageserver could not reach what writes. */
+function refuseWriterElsewhere(uri: PageserverUri): void {
+  if (isOnThisMachine(uri)) return;
+  throw new NeonError(
+    ErrorCode.Usage,
+    `the pageserver at ${uri.baseUrl} cannot reach a Postgres on this machine, so none can write to its branches`,
+    {
+      hint: "For a read-only one add --lsn POINT. To write, get the branch: `neon clone`, or `neon origin add` and `neon pull`.",
+    },
+  );
 }

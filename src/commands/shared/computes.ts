@@ -7,24 +7,31 @@ import type { Repository } from "../../repository/repository.ts";
 import type { JsonFields } from "./base-command.ts";
 import { formatTable, paint } from "./output.ts";
 import type { Progress } from "./progress.ts";
+import { remotePageserver } from "./remote-pageserver.ts";
 
-/** The computes of the client's tenant, or of all. `progress` shows the steps of starting and stopping. */
+/**
+ * The computes of the client's tenant, or of all, and those on branches of other pageservers. `pageserver`: the URI of the
+ * client's, where it is not the repository's own. `progress` shows the steps of starting and stopping.
+ */
 export function computesOf(
   repository: Repository,
   client: PageserverClient,
   progress?: Progress,
-  options: { readonly allTenants?: boolean } = {},
+  options: { readonly allTenants?: boolean; readonly pageserver?: string | undefined } = {},
 ): ComputeManager {
+  const caution = (text: string): void => {
+    progress?.pause();
+    process.stderr.write(`${paint("yellow", "warning:", process.stderr)} ${text}\n`);
+  };
   return new ComputeManager({
     repository,
     client,
+    pageserver: options.pageserver,
+    connect: (uri) => remotePageserver(uri, caution),
     allTenants: options.allTenants,
     runAs: repository.config.runAs,
     events: {
-      caution: (text) => {
-        progress?.pause();
-        process.stderr.write(`${paint("yellow", "warning:", process.stderr)} ${text}\n`);
-      },
+      caution,
       step: (text) => progress?.begin(text),
       progress: (addedBytes) => progress?.advance(addedBytes),
     },
@@ -37,6 +44,7 @@ export function computeJson(compute: ComputeInfo): JsonFields {
     branch: compute.branch,
     tenant_id: compute.tenantId,
     timeline_id: compute.timelineId,
+    pageserver: compute.pageserver,
     uri: compute.uri,
     host: compute.host,
     port: compute.port,
