@@ -192,18 +192,19 @@ export class PageserverProcess {
   /** Addresses, certificate, token and verify_redo are the repository's; whatever else is in pageserver.toml stays. */
   private async writeServerConfig(): Promise<void> {
     const path = join(this.repository.pageserverDirectory, "pageserver.toml");
-    const { listen, authToken, listenLibpq, tlsCert, tlsKey, insecure, verifyRedo } =
+    const { listen, authToken, listenLibpq, tlsCert, tlsKey, jwtPublicKey, insecure, verifyRedo } =
       this.repository.config.pageserver;
     const before = readTextOr(
       path,
-      "# Settings of the pageserver. `neon start` writes listen, auth_token, listen_libpq, tls_cert, tls_key, insecure and\n" +
-        "# verify_redo; they are those of config.toml.\n",
+      "# Settings of the pageserver. `neon start` writes listen, auth_token, listen_libpq, tls_cert, tls_key, jwt_public_key,\n" +
+        "# insecure and verify_redo; they are those of config.toml.\n",
     );
     let text = setTomlValue(before, ["listen"], listen);
     text = setTomlValue(text, ["auth_token"], authToken);
     text = setTomlValue(text, ["listen_libpq"], listenLibpq);
     text = setTomlValue(text, ["tls_cert"], tlsCert);
     text = setTomlValue(text, ["tls_key"], tlsKey);
+    text = setTomlValue(text, ["jwt_public_key"], jwtPublicKey);
     text = setTomlValue(text, ["insecure"], insecure);
     text = setTomlValue(text, ["verify_redo"], verifyRedo);
     if (text !== before) await writeFileAtomically(path, text, 0o600);

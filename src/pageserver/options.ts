@@ -30,6 +30,8 @@ export interface PageserverOptions {
   readonly listenLibpq: ListenAddress | undefined;
   /** Absolute paths of certificate (chain) and key, in PEM; both or none. */
   readonly tls: { readonly certPath: string; readonly keyPath: string } | undefined;
+  /** Absolute path of a public key in PEM, or of a directory of such, that tokens are checked with. */
+  readonly jwtPublicKey: string | undefined;
   /** Lets clients of other machines in without TLS. */
   readonly insecure: boolean;
   /** The open layer is written to disk when it has this size. Its memory grows by a megabyte at a time. */
@@ -110,12 +112,14 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
   if (!isAbsolute(where.workdir))
     throw new NeonError(ErrorCode.Usage, "the working directory must be absolute");
   const settings = new Settings(text, where.path);
+  const jwtPublicKey = settings.read("jwt_public_key", parsePath);
   const options: PageserverOptions = {
     workdir: where.workdir,
     listen: settings.read("listen", parseListen) ?? { host: "127.0.0.1", port: 9898 },
     authToken: settings.read("auth_token", parseToken),
     listenLibpq: settings.read("listen_libpq", parseListen),
     tls: readTls(settings, where.workdir),
+    jwtPublicKey: jwtPublicKey === undefined ? undefined : resolve(where.workdir, jwtPublicKey),
     insecure: settings.read("insecure", parseBoolean) ?? false,
     checkpointDistanceBytes:
       settings.read("checkpoint_distance", sizeBetween(4 * MIB, 64 * 1024 * MIB)) ?? 64 * MIB,
@@ -133,10 +137,11 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     },
   };
   settings.end();
-  if (options.authToken === undefined && !isLoopback(options.listen.host)) {
+  const authenticates = options.authToken !== undefined || options.jwtPublicKey !== undefined;
+  if (!authenticates && !isLoopback(options.listen.host)) {
     throw settings.wrong(
       "auth_token",
-      `must be set, since ${options.listen.host} can be reached from other machines`,
+      `must be set, or jwt_public_key, since ${options.listen.host} can be reached from other machines`,
     );
   }
   const { listen, listenLibpq, tls, insecure } = options;

@@ -9,7 +9,9 @@ import type { Logger } from "pino";
 import type { Clock, Files, Random } from "../base/seams.ts";
 import type { PageserverOptions } from "./options.ts";
 import { Background } from "./compaction/background.ts";
+import { Authentication } from "./service/authentication.ts";
 import { HttpService } from "./service/http-service.ts";
+import { JwtKeys } from "./service/jwt-keys.ts";
 import { PageCache } from "./read/page-cache.ts";
 import { PageReaders } from "./read/timeline-pages.ts";
 import { adminCommands } from "./service/libpq/admin-commands.ts";
@@ -89,10 +91,19 @@ export class Pageserver implements AsyncDisposable {
       };
       const metrics = new Metrics();
       const users = new Users(join(options.workdir, "users.json"), dependencies);
+      const keys =
+        options.jwtPublicKey === undefined
+          ? undefined
+          : JwtKeys.open(options.jwtPublicKey, (problem) => log.error(problem));
+      const authentication = new Authentication(
+        { token: options.authToken },
+        { ...dependencies, users, keys },
+      );
       const service = new HttpService(
-        { host: options.listen.host, port: options.listen.port, token: options.authToken },
+        { host: options.listen.host, port: options.listen.port },
         {
-          router: buildRoutes(tenants, users, options.maintenance, metrics),
+          router: buildRoutes(tenants, { users, keys }, options.maintenance, metrics),
+          authentication,
           log,
           status: () => about,
           metrics,
@@ -162,6 +173,11 @@ export class Pageserver implements AsyncDisposable {
 
   get port(): number {
     return this.service.port;
+  }
+
+  /** The routes of the HTTP API. */
+  get routes(): HttpService["routes"] {
+    return this.service.routes;
   }
 
   /** Finishes requests under way, stops following computes, writes what must be written. Idempotent. */

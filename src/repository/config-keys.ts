@@ -108,6 +108,14 @@ export const CONFIG_KEYS: readonly ConfigKey[] = [
     problem: (value) => (isAbsolute(String(value)) ? undefined : "an absolute path is wanted"),
   },
   {
+    path: "pageserver.jwt_public_key",
+    type: "text",
+    description:
+      "File with the public key that tokens (JSON Web Tokens) are checked with, in PEM, or a directory of such files " +
+      "*.pem; `neon pageserver key` makes a pair.",
+    problem: (value) => (isAbsolute(String(value)) ? undefined : "an absolute path is wanted"),
+  },
+  {
     path: "pageserver.insecure",
     type: "boolean",
     defaultValue: false,

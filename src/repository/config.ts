@@ -25,6 +25,8 @@ export interface NeonConfig {
     /** Paths of files in PEM. */
     readonly tlsCert?: string;
     readonly tlsKey?: string;
+    /** Path of a public key in PEM, or of a directory of such. */
+    readonly jwtPublicKey?: string;
     readonly insecure?: boolean;
     readonly verifyRedo?: boolean;
   };
@@ -83,7 +85,7 @@ export function configFromSettings(settings: ConfigSettings): NeonConfig {
     pageserver: {
       listen: String(settings.get("pageserver.listen")),
       authToken: String(settings.get("pageserver.auth_token")),
-      ...libpqSettings(settings),
+      ...accessSettings(settings),
       ...(typeof verifyRedo === "boolean" ? { verifyRedo } : {}),
     },
     origins,
@@ -91,7 +93,8 @@ export function configFromSettings(settings: ConfigSettings): NeonConfig {
   };
 }
 
-function libpqSettings(settings: ConfigSettings): Partial<NeonConfig["pageserver"]> {
+/** Where and how others come in. */
+function accessSettings(settings: ConfigSettings): Partial<NeonConfig["pageserver"]> {
   const text = (key: string): string | undefined => {
     const value = settings.get(`pageserver.${key}`);
     return value === undefined ? undefined : String(value);
@@ -99,11 +102,13 @@ function libpqSettings(settings: ConfigSettings): Partial<NeonConfig["pageserver
   const listenLibpq = text("listen_libpq");
   const tlsCert = text("tls_cert");
   const tlsKey = text("tls_key");
+  const jwtPublicKey = text("jwt_public_key");
   const insecure = settings.get("pageserver.insecure");
   return {
     ...(listenLibpq === undefined ? {} : { listenLibpq }),
     ...(tlsCert === undefined ? {} : { tlsCert }),
     ...(tlsKey === undefined ? {} : { tlsKey }),
+    ...(jwtPublicKey === undefined ? {} : { jwtPublicKey }),
     ...(typeof insecure === "boolean" ? { insecure } : {}),
   };
 }

@@ -48,7 +48,13 @@ export class Harness implements AsyncDisposable {
 
   /** Over `workdir`, or over a directory of its own that goes away with it. */
   static async start(
-    options: { workdir?: string; token?: string; files?: Files; tls?: PageserverOptions["tls"] } = {},
+    options: {
+      workdir?: string;
+      token?: string;
+      files?: Files;
+      tls?: PageserverOptions["tls"];
+      jwtPublicKey?: string;
+    } = {},
   ): Promise<Harness> {
     const own = options.workdir === undefined ? new TempDirectory() : undefined;
     const complaints: Record<string, unknown>[] = [];
@@ -61,6 +67,7 @@ export class Harness implements AsyncDisposable {
       authToken: options.token === "" ? undefined : (options.token ?? TOKEN),
       listenLibpq: { host: "127.0.0.1", port: 0 },
       tls: options.tls,
+      jwtPublicKey: options.jwtPublicKey,
       insecure: false,
       checkpointDistanceBytes: 1,
       checkpointTimeoutMs: 1,
@@ -91,7 +98,7 @@ export class Harness implements AsyncDisposable {
   }
 
   /** With the tenant TENANT and the branch `main` in it. */
-  static async withMain(options: { workdir?: string; files?: Files } = {}): Promise<Harness> {
+  static async withMain(options: { workdir?: string; files?: Files; jwtPublicKey?: string } = {}): Promise<Harness> {
     const harness = await Harness.start(options);
     await harness.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
     await harness.ok("POST", `/v1/tenant/${TENANT}/import?branch=main`, "a tar");

@@ -12,6 +12,7 @@ void test("defaults", () => {
     authToken: undefined,
     listenLibpq: undefined,
     tls: undefined,
+    jwtPublicKey: undefined,
     insecure: false,
     checkpointDistanceBytes: 64 * 1024 * 1024,
     checkpointTimeoutMs: 600_000,
@@ -35,6 +36,7 @@ void test("every setting, in every unit", () => {
      listen_libpq = "0.0.0.0:64000"
      tls_cert = "server.crt"
      tls_key = "/k/server.key"
+     jwt_public_key = "keys"
      insecure = true
      checkpoint_distance = "256 MB"
      checkpoint_timeout = "5min"
@@ -54,6 +56,7 @@ void test("every setting, in every unit", () => {
     authToken: "0123456789abcdef",
     listenLibpq: { host: "0.0.0.0", port: 64_000 },
     tls: { certPath: "/w/server.crt", keyPath: "/k/server.key" },
+    jwtPublicKey: "/w/keys",
     insecure: true,
     checkpointDistanceBytes: 256 * 1024 * 1024,
     checkpointTimeoutMs: 300_000,

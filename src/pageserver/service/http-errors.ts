@@ -1,5 +1,6 @@
 /** Errors on the wire: every failure becomes `{error: {code, message, hint, data}}` with a fitting HTTP status. */
 import { AssertionError, ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
+import { AuthenticationError } from "./authentication-error.ts";
 
 const STATUS: Readonly<Record<ErrorCode, number>> = {
   failed: 500,
@@ -53,7 +54,9 @@ export function toNeonError(error: unknown): NeonError {
 }
 
 export function statusOf(error: NeonError): number {
-  return error instanceof HttpError ? error.status : STATUS[error.code];
+  if (error instanceof HttpError) return error.status;
+  if (error instanceof AuthenticationError) return error.reason === "forbidden" ? 403 : 401;
+  return STATUS[error.code];
 }
 
 export function errorBody(error: NeonError): { error: Record<string, unknown> } {

@@ -8,9 +8,11 @@ import { finished, pipeline } from "node:stream/promises";
 import { setImmediate as yieldToLoop, setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
-import { authorize } from "./authorize.ts";
+import { isLoopback } from "../../pgwire/server-connection.ts";
+import type { Authentication } from "./authentication.ts";
 import { drain } from "./body.ts";
 import { HttpError, errorBody, statusOf, toNeonError } from "./http-errors.ts";
+import { type Identity, checkEverything, checkTenant } from "./identity.ts";
 import type { Metrics } from "./metrics.ts";
 import { type Answer, ApiRequest } from "./request.ts";
 import type { Router } from "./router.ts";
@@ -22,12 +24,11 @@ export interface HttpServiceOptions {
   readonly host: string;
   /** 0 lets the operating system choose. */
   readonly port: number;
-  /** Without one, every request is allowed. */
-  readonly token: string | undefined;
 }
 
 export interface HttpServiceDependencies {
   readonly router: Router<Handler>;
+  readonly authentication: Authentication;
   readonly log: Logger;
   /** What GET /v1/status answers beside the state; no secrets, it needs no token. */
   readonly status: () => Readonly<Record<string, string | number>>;
@@ -45,6 +46,8 @@ const STREAM_SILENCE_MS = 10 * 60_000;
 /** Codes of the errors that a client makes by going away. */
 const CLIENT_LEFT: ReadonlySet<string> = new Set(["ERR_STREAM_PREMATURE_CLOSE", "ECONNRESET", "EPIPE"]);
 const CONNECTIONS_MAX = 1000;
+/** Who uses a route that is open to all. */
+const NOBODY: Identity = { user: "nobody", tenants: new Set() };
 /** What requests that mean no route are counted as. */
 const OTHER_ROUTE = "other";
 
@@ -82,6 +85,11 @@ export class HttpService implements AsyncDisposable {
   get port(): number {
     const address: AddressInfo | string | null = this.server.address();
     return typeof address === "object" && address !== null ? address.port : this.options.port;
+  }
+
+  /** All routes, for the documentation and for tests that try each of them. */
+  get routes(): ReturnType<Router<Handler>["list"]> {
+    return this.dependencies.router.list();
   }
 
   /** Takes no new connections, lets requests under way finish for `graceMs`, then cuts all connections. */
@@ -141,15 +149,24 @@ export class HttpService implements AsyncDisposable {
       route.pattern = "/v1/status";
       return { kind: "json", status: 200, value: { state: this.state, ...this.dependencies.status() } };
     }
-    if (this.options.token !== undefined) authorize(request.headers.authorization, this.options.token);
-    const { handler, target, pattern } = this.dependencies.router.find(request.method, url);
+    const { router } = this.dependencies;
+    const identity = router.isOpen(request.method, url) ? NOBODY : await this.identify(request);
+    const { handler, target, pattern, access } = router.find(request.method, url);
     route.pattern = pattern;
+    const api = new ApiRequest(request, target, identity);
+    if (access === "tenant") checkTenant(identity, api.tenantId);
+    if (access === "server") checkEverything(identity);
     if (this.state !== "ready") {
       throw new HttpError(503, ErrorCode.Unreachable, `the pageserver is ${this.state}`, {
         hint: "Try again in a moment.",
       });
     }
-    return handler(new ApiRequest(request, target));
+    return handler(api);
+  }
+
+  private identify(request: IncomingMessage): Promise<Identity> {
+    const loopback = isLoopback(request.socket.remoteAddress);
+    return this.dependencies.authentication.ofHeader(request.headers.authorization, { loopback });
   }
 
   private async fail(
@@ -168,7 +185,8 @@ export class HttpService implements AsyncDisposable {
     if (response.writableFinished) return;
     if (response.headersSent) response.destroy();
     if (response.destroyed) return;
-    if (status === 401) response.setHeader("www-authenticate", 'Bearer realm="pageserver"');
+    if (status === 401)
+      response.setHeader("www-authenticate", ['Bearer realm="pageserver"', 'Basic realm="pageserver"']);
     await sendJson(request, response, status, errorBody(error));
   }
 }

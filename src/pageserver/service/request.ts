@@ -5,6 +5,7 @@ import { type Lsn, parseLsn } from "../../base/lsn.ts";
 import { type JsonFields } from "../json-fields.ts";
 import { readJsonBody, streamBody } from "./body.ts";
 import { usage } from "./http-errors.ts";
+import type { Identity } from "./identity.ts";
 import type { Target } from "./router.ts";
 
 /** A JSON value, a text, or a stream of bytes with headers that describe it. */
@@ -25,9 +26,13 @@ export class ApiRequest {
   private readonly message: IncomingMessage;
   private readonly target: Target;
 
-  constructor(message: IncomingMessage, target: Target) {
+  /** Who asks. */
+  readonly identity: Identity;
+
+  constructor(message: IncomingMessage, target: Target, identity: Identity) {
     this.message = message;
     this.target = target;
+    this.identity = identity;
   }
 
   /** The body as a JSON object; call `end()` on it after the last field. */

@@ -2,7 +2,13 @@
 import { ErrorCode } from "../../base/errors.ts";
 import { HttpError, usage } from "./http-errors.ts";
 
-export type Method = "GET" | "POST" | "DELETE";
+export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+
+/**
+ * Who may use a route: `tenant`, whoever may work with the tenant in its path; `server`, whoever may do everything;
+ * `filtered`, everybody who is let in, the route itself looks at the rights; `open`, everybody.
+ */
+export type Access = "tenant" | "server" | "filtered" | "open";
 
 /** The variable parts of a path, decoded, and the query. */
 export interface Target {
@@ -14,6 +20,14 @@ interface Route<H> {
   readonly method: Method;
   readonly parts: readonly string[];
   readonly handler: H;
+  readonly access: Access;
+}
+
+export interface Found<H> {
+  readonly handler: H;
+  readonly target: Target;
+  readonly pattern: string;
+  readonly access: Access;
 }
 
 /** Longest path with query that is looked at. */
@@ -22,13 +36,31 @@ const URL_LENGTH_MAX = 8192;
 export class Router<H> {
   private readonly routes: Route<H>[] = [];
 
-  add(method: Method, pattern: string, handler: H): this {
-    this.routes.push({ method, parts: pattern.split("/"), handler });
+  /** Routes with a tenant in their path are for those who may work with it, others for those who may do everything. */
+  add(method: Method, pattern: string, handler: H, access?: Access): this {
+    const parts = pattern.split("/");
+    const usual = parts.includes(":tenant") ? "tenant" : "server";
+    this.routes.push({ method, parts, handler, access: access ?? usual });
     return this;
   }
 
+  /** Method and pattern of each route. */
+  list(): { method: Method; pattern: string; access: Access }[] {
+    return this.routes.map(({ method, parts, access }) => ({ method, pattern: parts.join("/"), access }));
+  }
+
+  /** Whether a request is one that nobody needs to be let in for. */
+  isOpen(method: string | undefined, url: string): boolean {
+    const [path = ""] = url.split("?", 1);
+    if (path.length > URL_LENGTH_MAX) return false;
+    const parts = path.split("/");
+    return this.routes.some(
+      (route) => route.access === "open" && route.method === method && matches(route.parts, parts),
+    );
+  }
+
   /** Throws `not_found` for an unknown path and status 405 for a method that the path does not have. */
-  find(method: string | undefined, url: string): { handler: H; target: Target; pattern: string } {
+  find(method: string | undefined, url: string): Found<H> {
     if (url.length > URL_LENGTH_MAX) throw new HttpError(414, ErrorCode.Usage, "the path is too long");
     const mark = url.indexOf("?");
     const path = mark < 0 ? url : url.slice(0, mark);
@@ -42,7 +74,8 @@ export class Router<H> {
       }
       const query = new URLSearchParams(mark < 0 ? "" : url.slice(mark + 1));
       const target = { path: variables(route.parts, parts), query };
-      return { handler: route.handler, target, pattern: route.parts.join("/") };
+      const { handler, access } = route;
+      return { handler, target, pattern: route.parts.join("/"), access };
     }
     if (methods.length > 0) {
       throw new HttpError(405, ErrorCode.Usage, `${path} takes ${methods.join(", ")}, not ${String(method)}`);

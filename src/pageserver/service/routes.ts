@@ -9,9 +9,11 @@ import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
 import type { Tenants } from "../timeline/tenants.ts";
 import { usage } from "./http-errors.ts";
+import { checkEverything, checkTenant, mayUseTenant } from "./identity.ts";
 import { jsonLines } from "./json-lines.ts";
 import { currentEnd, readMoment, readSource, resolveMoment, waitUntilDurable } from "./points.ts";
 import { backup as recoveryBackup, plan as recoveryPlan } from "./recovery-routes.ts";
+import type { JwtKeys } from "./jwt-keys.ts";
 import type { Metrics } from "./metrics.ts";
 import {
   renderBranch,
@@ -38,7 +40,7 @@ const PATH_LENGTH_MAX = 4096;
 
 export function buildRoutes(
   tenants: Tenants<ServedTimeline>,
-  users: Users,
+  { users, keys }: { users: Users; keys: JwtKeys | undefined },
   retention: RetentionSettings,
   metrics: Metrics,
 ): Router<Handler> {
@@ -62,46 +64,59 @@ export function buildRoutes(
   const t = "/v1/tenant/:tenant";
   const tl = `${t}/timeline/:timeline`;
   const router = new Router<Handler>();
-  addUserRoutes(router, users);
+  addUserRoutes(router, users, keys);
   addStorageRoutes(router, tenants, retention);
-  return router
-    .add("GET", "/metrics", async () => ({
-      kind: "text",
-      contentType: METRICS_CONTENT_TYPE,
-      text: metrics.render(),
-    }))
-    .add("GET", "/v1/tenant", async () => json({ tenants: tenants.list().map(renderTenant) }))
-    .add("POST", "/v1/tenant", (request) => createTenant(request, tenants))
-    .add(
-      "GET",
-      t,
-      inTenant(async (_, tenant) => json(renderTenant({ kind: "open", tenant }))),
-    )
-    .add("DELETE", t, async (request) => {
-      await tenants.delete(request.tenantId);
-      return json({ deleted: request.tenantId });
-    })
-    .add("POST", `${t}/import`, inTenant(importTar))
-    .add("GET", `${t}/branch`, inTenant(listBranches))
-    .add("POST", `${t}/branch`, inTenant(createBranch))
-    .add("GET", `${t}/branch/:name`, inTenant(getBranch))
-    .add("DELETE", `${t}/branch/:name`, inTenant(deleteBranch))
-    .add("POST", `${t}/branch/:name/rename`, inTenant(renameBranch))
-    .add("GET", `${t}/fsck`, inTenant(fsck))
-    .add("POST", `${t}/repair`, inTenant(repair))
-    .add("POST", `${tl}/resolve`, onTimeline(resolve))
-    .add("POST", `${tl}/writer`, onTimeline(openWriter))
-    .add("DELETE", `${tl}/writer/:epoch`, onTimeline(closeWriter))
-    .add("POST", `${tl}/wait`, onTimeline(wait))
-    .add("GET", `${tl}/basebackup`, onTimeline(baseBackup))
-    .add("POST", `${tl}/recovery`, onTimeline(recoveryPlan))
-    .add("GET", `${tl}/recovery`, onTimeline(recoveryBackup))
-    .add("POST", `${tl}/verify`, onTimeline(verify));
+  return (
+    router
+      .add("GET", "/metrics", async () => ({
+        kind: "text",
+        contentType: METRICS_CONTENT_TYPE,
+        text: metrics.render(),
+      }))
+      .add("GET", "/v1/tenant", async (request) => json(listTenants(request, tenants)), "filtered")
+      .add("POST", "/v1/tenant", (request) => createTenant(request, tenants), "filtered")
+      .add(
+        "GET",
+        t,
+        inTenant(async (_, tenant) => json(renderTenant({ kind: "open", tenant }))),
+      )
+      .add("DELETE", t, async (request) => {
+        await tenants.delete(request.tenantId);
+        return json({ deleted: request.tenantId });
+      })
+      .add("POST", `${t}/import`, inTenant(importTar))
+      .add("GET", `${t}/branch`, inTenant(listBranches))
+      .add("POST", `${t}/branch`, inTenant(createBranch))
+      .add("GET", `${t}/branch/:name`, inTenant(getBranch))
+      .add("DELETE", `${t}/branch/:name`, inTenant(deleteBranch))
+      .add("POST", `${t}/branch/:name/rename`, inTenant(renameBranch))
+      .add("GET", `${t}/fsck`, inTenant(fsck))
+      .add("POST", `${t}/repair`, inTenant(repair))
+      .add("POST", `${tl}/resolve`, onTimeline(resolve))
+      // It makes the pageserver connect to where the request says, and the one below read files of its machine.
+      .add("POST", `${tl}/writer`, onTimeline(openWriter), "server")
+      .add("DELETE", `${tl}/writer/:epoch`, onTimeline(closeWriter))
+      .add("POST", `${tl}/wait`, onTimeline(wait))
+      .add("GET", `${tl}/basebackup`, onTimeline(baseBackup))
+      .add("POST", `${tl}/recovery`, onTimeline(recoveryPlan))
+      .add("GET", `${tl}/recovery`, onTimeline(recoveryBackup))
+      .add("POST", `${tl}/verify`, onTimeline(verify), "server")
+  );
+}
+
+/** Those that the client may work with. */
+function listTenants({ identity }: ApiRequest, tenants: Tenants<ServedTimeline>): object {
+  const visible = tenants
+    .list()
+    .filter((entry) => mayUseTenant(identity, entry.kind === "open" ? entry.tenant.id : entry.id));
+  return { tenants: visible.map(renderTenant) };
 }
 
 async function createTenant(request: ApiRequest, tenants: Tenants<ServedTimeline>): Promise<Answer> {
   const body = await request.body();
   const id = body.has("tenant_id") ? body.tenantId("tenant_id") : undefined;
+  if (id === undefined) checkEverything(request.identity);
+  else checkTenant(request.identity, id);
   const pgVersion = versionByMajor(body.integer("pg_version", { min: 1, max: 1000 }));
   body.end();
   const tenant = await tenants.create({ id, pgVersion });

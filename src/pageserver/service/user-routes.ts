@@ -1,4 +1,6 @@
-/** Routes about users of the libpq service. Passwords never come here: clients send keys made of them. */
+/** Routes about who may come in: users, and the keys of tokens. Passwords never come here: clients send keys made of them. */
+import { ErrorCode, NeonError } from "../../base/errors.ts";
+import type { JwtKeys } from "./jwt-keys.ts";
 import type { Handler } from "./routes.ts";
 import { json } from "./request.ts";
 import type { Router } from "./router.ts";
@@ -6,7 +8,7 @@ import type { User, Users } from "./users.ts";
 
 const VERIFIER_LENGTH_MAX = 1000;
 
-export function addUserRoutes(router: Router<Handler>, users: Users): void {
+export function addUserRoutes(router: Router<Handler>, users: Users, keys: JwtKeys | undefined): void {
   router
     .add("GET", "/v1/user", async () => json({ users: users.list().map(renderUser) }))
     .add("POST", "/v1/user", async (request) => {
@@ -20,6 +22,10 @@ export function addUserRoutes(router: Router<Handler>, users: Users): void {
     .add("DELETE", "/v1/user/:name", async (request) => {
       await users.remove(request.part("name"));
       return json({ removed: request.part("name") });
+    })
+    .add("POST", "/v1/reload_auth_validation_keys", async () => {
+      if (!keys) throw new NeonError(ErrorCode.Usage, "there are no keys: jwt_public_key is not set");
+      return json({ keys: keys.reload() });
     });
 }
 

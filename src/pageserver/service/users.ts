@@ -9,7 +9,7 @@ import { type ScramVerifier, formatScramVerifier, parseScramVerifier } from "../
 import { DEFAULT_USER } from "../../pgwire/uri.ts";
 import { readJsonFile, writeJsonFile } from "../timeline/json-file.ts";
 import { SerialQueue } from "../timeline/serial-queue.ts";
-import type { Identity } from "./libpq/identity.ts";
+import type { Identity } from "./identity.ts";
 
 const MAGIC = "neon-users";
 const VERSION = 1;

@@ -13,7 +13,7 @@ import { type Moment, currentEnd, resolveMoment, waitUntilDurable } from "../poi
 import { renderCreatedBranch, renderTenant } from "../render.ts";
 import type { Arguments } from "./arguments.ts";
 import { type LibpqCommand, jsonAnswer } from "./command.ts";
-import { checkEverything, checkTenant } from "./identity.ts";
+import { checkEverything, checkTenant } from "../identity.ts";
 
 type AllTenants = Tenants<ServedTimeline>;
 

@@ -7,7 +7,7 @@ import { type BackupRequest, backupStream } from "../backup-stream.ts";
 import { usage } from "../http-errors.ts";
 import type { Arguments } from "./arguments.ts";
 import type { CommandSession, LibpqCommand } from "./command.ts";
-import { checkTenant } from "./identity.ts";
+import { checkTenant } from "../identity.ts";
 
 interface BackupCommand extends BackupRequest {
   readonly tenantId: TenantId;

@@ -4,7 +4,7 @@ import type { Statement, StatementSession } from "../../../pgwire/statement.ts";
 import type { NeonError } from "../../../base/errors.ts";
 import { toNeonError, usage } from "../http-errors.ts";
 import { Arguments, trimCommand } from "./arguments.ts";
-import type { Identity } from "./identity.ts";
+import type { Identity } from "../identity.ts";
 
 export type CommandSession = StatementSession<Identity>;
 

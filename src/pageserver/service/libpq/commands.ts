@@ -5,7 +5,7 @@ import type { Branch, Tenant } from "../../timeline/tenant.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
 import { renderBranch, renderDamagedBranch, renderTenant } from "../render.ts";
 import { type LibpqCommand, jsonAnswer } from "./command.ts";
-import { checkTenant, mayUseTenant } from "./identity.ts";
+import { checkTenant, mayUseTenant } from "../identity.ts";
 
 /** What pageservers tell each other before they exchange data; raised when they would no longer understand each other. */
 export const SERVICE_PROTOCOL_VERSION = 1;

@@ -12,7 +12,7 @@ import { DEFAULT_USER } from "../../../pgwire/uri.ts";
 import { WireError } from "../../../pgwire/wire-errors.ts";
 import type { Metrics } from "../metrics.ts";
 import { type CommandRun, CommandTable, type LibpqCommand } from "./command.ts";
-import type { Identity } from "./identity.ts";
+import type { Identity } from "../identity.ts";
 
 export interface LibpqServiceOptions extends LibpqServerOptions {
   /** The password of the user `neon`. Without one, everybody on this machine is let in. */

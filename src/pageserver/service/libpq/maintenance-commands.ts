@@ -7,7 +7,7 @@ import type { Tenants } from "../../timeline/tenants.ts";
 import { leaseLsn as renewLease } from "../lease-lsn.ts";
 import type { Arguments } from "./arguments.ts";
 import type { LibpqCommand } from "./command.ts";
-import { checkTenant } from "./identity.ts";
+import { checkTenant } from "../identity.ts";
 
 export function maintenanceCommands(
   tenants: Tenants<ServedTimeline>,

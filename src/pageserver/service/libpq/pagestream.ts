@@ -11,7 +11,7 @@ import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
 import type { Metrics } from "../metrics.ts";
 import type { LibpqCommand } from "./command.ts";
-import { checkTenant } from "./identity.ts";
+import { checkTenant } from "../identity.ts";
 import {
   AnswerWriter,
   type BadRequest,

@@ -7,7 +7,7 @@ import type { Channel } from "../../../pgwire/channel.ts";
 import type { JsonFields } from "../../json-fields.ts";
 import type { Arguments } from "./arguments.ts";
 import { type CommandSession, type LibpqCommand, type PreparedCommand, jsonAnswer } from "./command.ts";
-import { type Identity, checkEverything, checkTenant } from "./identity.ts";
+import { type Identity, checkEverything, checkTenant } from "../identity.ts";
 
 /** Sends one event to whoever waits; resolves when it can take more. */
 export type Emit = (event: object) => Promise<void>;
