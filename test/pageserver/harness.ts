@@ -98,7 +98,9 @@ export class Harness implements AsyncDisposable {
   }
 
   /** With the tenant TENANT and the branch `main` in it. */
-  static async withMain(options: { workdir?: string; files?: Files; jwtPublicKey?: string } = {}): Promise<Harness> {
+  static async withMain(
+    options: { workdir?: string; files?: Files; jwtPublicKey?: string } = {},
+  ): Promise<Harness> {
     const harness = await Harness.start(options);
     await harness.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
     await harness.ok("POST", `/v1/tenant/${TENANT}/import?branch=main`, "a tar");
