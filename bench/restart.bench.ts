@@ -1,20 +1,37 @@
 /**
- * How long a start takes after a crash, by how much WAL lies behind the last layer: the directory of a cluster that is
- * made here, with WAL of small records over many pages, opened as the pageserver opens it. How much WAL there can be
- * is bounded by `checkpoint_distance`: at most two layers of that size are in memory only, one being filled, one being
- * written. Usage: node bench/restart.bench.ts [megabytes of WAL, default 128 and 1024]
+ * How long a start takes after a crash. First with as much WAL behind the last layer as is asked for, of small records
+ * over many pages and of whole pages: what replay costs. Then as it comes about: a process that takes in a gigabyte, on
+ * one branch or on eight, with `checkpoint_distance` set to more than that and the limit for all layers in memory at its
+ * default, is killed, and what it has left is opened as the pageserver opens it.
+ * Usage: node bench/restart.bench.ts [megabytes of WAL, default 128 and 1024]
  */
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync, mkdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { crc32cUpdate } from "../src/base/crc32c.ts";
 import { toLsn } from "../src/base/lsn.ts";
 import { segmentName } from "../src/postgres/wal/layout.ts";
+import { LayerMemory } from "../src/pageserver/timeline/layer-memory.ts";
+import type { WriterSource } from "../src/pageserver/timeline/metadata.ts";
+import type { WalIntake } from "../src/pageserver/timeline/wal-intake.ts";
 import { RealFiles } from "../src/storage/real-files.ts";
 import { Scene } from "../test/faults/scene.ts";
 import { CHECKPOINT_LSN, SEGMENT_SIZE, SYSTEM_ID, TINY_START } from "../test/faults/tiny-cluster.ts";
 import { SeededRandom } from "../test/support/random.ts";
 
+const MIB = 2 ** 20;
+const UNLIMITED = 2 ** 36;
 const PAGE = 8192;
 const PAGES = 100_000;
 const RECORD_HEAD = 24;
@@ -105,8 +122,9 @@ function pageRecord(page: number, content: { image: boolean; bytes: Uint8Array }
   view.setUint16(26, image ? 0 : bytes.length, true);
   if (image) {
     view.setUint16(28, bytes.length, true);
-    view.setUint16(30, 24, true);
-    record[32] = 3;
+    const hasHole = bytes.length < PAGE;
+    view.setUint16(30, hasHole ? 24 : 0, true);
+    record[32] = hasHole ? 3 : 2;
   }
   const at = 28 + imageHead;
   view.setUint32(at, 1663, true);
@@ -117,9 +135,11 @@ function pageRecord(page: number, content: { image: boolean; bytes: Uint8Array }
   return record;
 }
 
-function makeWal(directory: string, sizeBytes: number): number {
-  const wal = new WalFiles(directory);
-  const image = new Uint8Array(64);
+type Content = "small records" | "whole pages";
+
+/** The header of a page with room for one change at its end. */
+function pageImage(sizeBytes: number): Uint8Array {
+  const image = new Uint8Array(sizeBytes);
   const header = new DataView(image.buffer);
   for (const [at, value] of [
     [12, 24],
@@ -128,50 +148,129 @@ function makeWal(directory: string, sizeBytes: number): number {
     [18, 0x2004],
   ] as const)
     header.setUint16(at, value, true);
+  return image;
+}
+
+function makeWal(directory: string, sizeBytes: number, content: Content): number {
+  const wal = new WalFiles(directory);
+  const small = content === "small records";
+  const image = pageImage(small ? 64 : PAGE);
+  if (!small) image.fill(0x5a, 24);
   const change = new Uint8Array(CHANGE_BYTES);
   new DataView(change.buffer).setUint16(0, PAGE - 40, true);
   new DataView(change.buffer).setUint16(2, 36, true);
   const random = new SeededRandom(1);
-  for (let page = 0; page < PAGES; page++) wal.add(pageRecord(page, { image: true, bytes: image }));
+  for (let page = 0; page < PAGES && wal.end < TINY_START + sizeBytes; page++)
+    wal.add(pageRecord(page, { image: true, bytes: image }));
   while (wal.end < TINY_START + sizeBytes) {
-    wal.add(pageRecord(random.below(PAGES), { image: false, bytes: change }));
+    const page = random.below(PAGES);
+    wal.add(pageRecord(page, small ? { image: false, bytes: change } : { image: true, bytes: image }));
   }
   wal.finish();
   return wal.end;
 }
 
-async function measure(megabytes: number): Promise<void> {
+async function measure(megabytes: number, content: Content): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "neon-restart-"));
   const files = new RealFiles();
   try {
-    const options = { directory: join(directory, "tenants"), checkpointDistanceBytes: 64 * 2 ** 30 };
+    const options = { directory: join(directory, "tenants"), checkpointDistanceBytes: UNLIMITED };
     const before = await Scene.open(files, new SeededRandom(1), options);
     await before.createTenant();
     const main = await before.import("main");
-    await before.noteWriter(main);
+    await before.noteWriter(main, nobody(directory));
     const wal = join(before.directoryOf(main.id), "wal");
     await before.stop();
     mkdirSync(wal, { recursive: true });
-    const end = makeWal(wal, megabytes * 2 ** 20);
-    const cpu = process.cpuUsage();
-    const started = performance.now();
-    const scene = await Scene.open(files, new SeededRandom(2), options);
-    const seconds = (performance.now() - started) / 1000;
-    const { user, system } = process.cpuUsage(cpu);
-    const timeline = scene.timeline("main");
-    const { recordCount } = await timeline.openIntake();
-    if (timeline.lastRecordLsn !== end)
-      throw new Error(`replayed to ${timeline.lastRecordLsn}, WAL ends at ${end}`);
-    const memory = (process.memoryUsage.rss() / 2 ** 20).toFixed(0);
-    console.log(
-      `restart with ${megabytes} MiB of WAL in no layer: ${seconds.toFixed(2)} s (${(megabytes / seconds).toFixed(0)} MiB/s, ` +
-        `${(recordCount / seconds / 1000).toFixed(0)}k records/s), CPU ${((user + system) / 1e6).toFixed(2)} s, RSS ${memory} MiB`,
-    );
+    const end = makeWal(wal, megabytes * MIB, content);
+    const opened = await open(options);
+    if (opened.ends[0] !== end) throw new Error(`replayed to ${opened.ends[0]}, WAL ends at ${end}`);
+    const rate = (megabytes / opened.seconds).toFixed(0);
+    console.log(`${megabytes} MiB of ${content} in no layer: ${opened.text}, ${rate} MiB/s`);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
-const [only] = process.argv.slice(2);
-for (const megabytes of only === undefined ? [128, 1024] : [Number(only)]) await measure(megabytes);
-process.exitCode = 0;
+interface Opened {
+  readonly ends: readonly number[];
+  readonly seconds: number;
+  readonly text: string;
+}
+
+/** Opens what is in a directory of tenants, and ends again. */
+async function open(options: { directory: string; checkpointDistanceBytes: number }): Promise<Opened> {
+  const layerMemory = new LayerMemory({ limitBytes: UNLIMITED });
+  const cpu = process.cpuUsage();
+  const started = performance.now();
+  const scene = await Scene.open(new RealFiles(), new SeededRandom(2), { ...options, layerMemory });
+  const seconds = (performance.now() - started) / 1000;
+  const { user, system } = process.cpuUsage(cpu);
+  const timelines = scene.tenant.branches().map(({ ref }) => scene.timeline(ref.name));
+  const unflushed = timelines.reduce((sum, each) => sum + each.lastRecordLsn - each.store.durableLsn, 0);
+  const text =
+    `${seconds.toFixed(2)} s (CPU ${((user + system) / 1e6).toFixed(2)} s), ` +
+    `${(unflushed / MIB).toFixed(0)} MiB replayed into ${(layerMemory.usedBytes / MIB).toFixed(0)} MiB`;
+  const ends = timelines.map((each) => each.lastRecordLsn);
+  // Nothing is to be written: it is over.
+  return { ends, seconds, text };
+}
+
+/** Takes in WAL on some branches in turns, then kills its own process. */
+async function feedAndDie(directory: string, branches: number, end: number): Promise<never> {
+  const options = { directory: join(directory, "tenants"), checkpointDistanceBytes: UNLIMITED };
+  const layerMemory = new LayerMemory({ limitBytes: 192 * MIB });
+  const scene = await Scene.open(new RealFiles(), new SeededRandom(1), { ...options, layerMemory });
+  await scene.createTenant();
+  const wal = join(directory, "source");
+  const segments = readdirSync(wal).sort();
+  const intakes: WalIntake[] = [];
+  for (let i = 0; i < branches; i++) {
+    const timeline = await scene.import(`branch-${i}`);
+    await scene.noteWriter(timeline, nobody(directory));
+    intakes.push(await timeline.openIntake());
+  }
+  const first = Math.floor(TINY_START / SEGMENT_SIZE) * SEGMENT_SIZE;
+  for (const [number, name] of segments.entries()) {
+    const bytes = readFileSync(join(wal, name));
+    const start = Math.max(TINY_START, first + number * SEGMENT_SIZE);
+    const piece = bytes.subarray(start % SEGMENT_SIZE, (start % SEGMENT_SIZE) + end - start);
+    for (const intake of intakes) await intake.accept(toLsn(start), piece);
+  }
+  for (const intake of intakes) await intake.waitForDurable(intake.resumeLsn, 60_000);
+  process.kill(process.pid, "SIGKILL");
+  return new Promise(() => undefined);
+}
+
+async function afterKill(branches: number, content: Content): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "neon-restart-"));
+  try {
+    mkdirSync(join(directory, "source"));
+    const end = makeWal(join(directory, "source"), (1024 / branches) * MIB, content);
+    const args = [import.meta.filename, "feed", directory, String(branches), String(end)];
+    const child = spawnSync(process.execPath, args);
+    if (child.signal !== "SIGKILL") throw new Error(`it was to be killed: ${child.stderr.toString()}`);
+    const { text } = await open({
+      directory: join(directory, "tenants"),
+      checkpointDistanceBytes: UNLIMITED,
+    });
+    console.log(`killed after 1024 MiB of ${content} on ${branches} branches: ${text}`);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** A compute that is not there. */
+function nobody(directory: string): WriterSource {
+  return { socketDirectory: directory, port: 1, user: "nobody" };
+}
+
+const [first, directory = "", branches, end] = process.argv.slice(2);
+if (first === "feed") await feedAndDie(directory, Number(branches), Number(end));
+for (const content of ["small records", "whole pages"] as const) {
+  for (const megabytes of first === undefined ? [128, 1024] : [Number(first)]) {
+    await measure(megabytes, content);
+  }
+  for (const count of [1, 8]) await afterKill(count, content);
+}
+process.exit(0);

@@ -40,6 +40,8 @@ export interface PageserverOptions {
   readonly checkpointTimeoutMs: number;
   /** Memory for pages and blocks that were read. */
   readonly cacheBytes: number;
+  /** What the process may take in all. */
+  readonly memoryLimitBytes: number;
   /** Compare redo with the pages that computes put into their WAL, and stop a timeline at the first difference. */
   readonly verifyRedo: boolean;
   readonly logLevel: LogLevel;
@@ -69,6 +71,20 @@ const DAY_MS = 86_400_000;
 const DEFAULT_LISTEN = "127.0.0.1:9898";
 const TOKEN_LENGTH_MIN = 16;
 const CONFIG_BYTES_MAX = 1024 * 1024;
+
+/** What the program itself takes: code, garbage that is not collected yet, buffers, compaction. */
+const PROGRAM_BYTES = 256 * MIB;
+/** What layers need at least to be worth writing. */
+const LAYER_MEMORY_MIN = 32 * MIB;
+/** More is never used: it is what must be replayed after a crash, at some 60 to 100 MB/s. */
+const LAYER_MEMORY_MAX = 192 * MIB;
+
+/** What is left of the memory limit for layers that are not on disk yet. */
+export function layerMemoryBytes(
+  options: Pick<PageserverOptions, "memoryLimitBytes" | "cacheBytes">,
+): number {
+  return options.memoryLimitBytes - options.cacheBytes - PROGRAM_BYTES;
+}
 
 /** Throws `usage`. */
 export function parseCommandLine(args: readonly string[]): CommandLine {
@@ -113,6 +129,7 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     throw new NeonError(ErrorCode.Usage, "the working directory must be absolute");
   const settings = new Settings(text, where.path);
   const jwtPublicKey = settings.read("jwt_public_key", parsePath);
+  const cacheBytes = settings.read("cache_size", sizeBetween(MIB, 1024 * 1024 * MIB)) ?? 64 * MIB;
   const options: PageserverOptions = {
     workdir: where.workdir,
     listen: settings.read("listen", parseListen) ?? { host: "127.0.0.1", port: 9898 },
@@ -125,7 +142,8 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
       settings.read("checkpoint_distance", sizeBetween(4 * MIB, 64 * 1024 * MIB)) ?? 64 * MIB,
     checkpointTimeoutMs:
       settings.read("checkpoint_timeout", durationBetween(1000, 7 * 86_400_000)) ?? 600_000,
-    cacheBytes: settings.read("cache_size", sizeBetween(MIB, 1024 * 1024 * MIB)) ?? 64 * MIB,
+    cacheBytes,
+    memoryLimitBytes: readMemoryLimit(settings, cacheBytes),
     verifyRedo: settings.read("verify_redo", parseBoolean) ?? false,
     logLevel: settings.read("log_level", parseLogLevel) ?? "info",
     maintenance: {
@@ -160,6 +178,16 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     );
   }
   return options;
+}
+
+/** Without the setting it grows with the cache. */
+function readMemoryLimit(settings: Settings, cacheBytes: number): number {
+  const least = PROGRAM_BYTES + LAYER_MEMORY_MIN + cacheBytes;
+  const limit = settings.read("memory_limit", sizeBetween(MIB, 2048 * 1024 * MIB));
+  if (limit === undefined) return PROGRAM_BYTES + LAYER_MEMORY_MAX + cacheBytes;
+  if (limit >= least) return limit;
+  const [limitMb, cacheMb] = [Math.ceil(least / MIB), Math.ceil(cacheBytes / MIB)];
+  throw settings.wrong("memory_limit", `must be at least ${limitMb} MB where cache_size is ${cacheMb} MB`);
 }
 
 /** Relative paths are relative to the working directory of the pageserver. */

@@ -5,9 +5,10 @@ import { RealFiles } from "../storage/real-files.ts";
 import { StoreCache } from "../storage/store-cache.ts";
 import { CompactionThread } from "./compaction/compaction-thread.ts";
 import { runPageserver } from "./main.ts";
-import type { PageserverOptions } from "./options.ts";
+import { type PageserverOptions, layerMemoryBytes } from "./options.ts";
 import { PageCache } from "./read/page-cache.ts";
 import { type PageserverDependencies, systemClock, systemRandom } from "./server.ts";
+import { LayerMemory } from "./timeline/layer-memory.ts";
 import { timelineFactory } from "./timeline/timeline-factory.ts";
 import type { Timeline } from "./timeline/timeline.ts";
 
@@ -40,6 +41,7 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     onFatal,
     checkpointDistanceBytes: options.checkpointDistanceBytes,
     checkpointTimeoutMs: options.checkpointTimeoutMs,
+    layerMemory: new LayerMemory({ limitBytes: layerMemoryBytes(options) }),
     compaction,
     flushedLayersMin: options.maintenance.flushedLayersMin,
     flushedLayersMax:

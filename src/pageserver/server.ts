@@ -212,6 +212,7 @@ function shownSettings(options: PageserverOptions): Readonly<Record<string, stri
     checkpoint_distance: options.checkpointDistanceBytes,
     checkpoint_timeout: `${options.checkpointTimeoutMs}ms`,
     cache_size: options.cacheBytes,
+    memory_limit: options.memoryLimitBytes,
     pitr_interval: `${options.maintenance.pitrIntervalMs}ms`,
     gc_horizon: options.maintenance.gcHorizonBytes,
     gc_period: `${options.maintenance.gcPeriodMs}ms`,

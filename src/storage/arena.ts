@@ -15,6 +15,8 @@ export const BLOB_SIZE_MAX = 0x3fffffff;
 
 const SLAB_BITS = 20;
 const SLAB_SIZE = 1 << SLAB_BITS;
+/** The first slabs are smaller, each twice as large as the one before: most timelines take in little at a time. */
+const SMALL_SLABS = 4;
 const SLABS_MAX = 1 << (32 - SLAB_BITS);
 const PREFIX = 4;
 /** Blobs above this size get a slab of their own. */
@@ -40,7 +42,7 @@ export class Arena {
     const length = end - start;
     assert(length >= 0 && length <= BLOB_SIZE_MAX && end <= bytes.length, `blob of ${length} bytes`);
     if (length >= OWN_SLAB_MIN) return this.appendLarge(bytes, start, end);
-    if (this.used + PREFIX + length > this.current.length) this.openSlab();
+    if (this.used + PREFIX + length > this.current.length) this.openSlab(PREFIX + length);
     const at = this.used;
     this.used = at + PREFIX + length;
     writeBlob(this.current, at, bytes, start, end);
@@ -90,16 +92,19 @@ export class Arena {
     return this.slab(ref).subarray(start, start + this.lengthOf(ref));
   }
 
-  private openSlab(): void {
+  private openSlab(neededBytes: number): void {
+    const number = this.slabs.length;
     // Address 0 means "no blob", so the first slab starts a little later.
-    this.used = this.slabs.length === 0 ? PREFIX : 0;
-    this.currentBase = this.slabs.length * SLAB_SIZE;
-    this.current = this.addSlab(SLAB_SIZE);
+    this.used = number === 0 ? PREFIX : 0;
+    this.currentBase = number * SLAB_SIZE;
+    this.current = this.addSlab(
+      Math.max(SLAB_SIZE >> Math.max(0, SMALL_SLABS - number), this.used + neededBytes),
+    );
   }
 
   /** The open slab stays open: a large blob does not waste what is left of it. */
   private appendLarge(bytes: Uint8Array, start: number, end: number): BlobRef {
-    if (this.slabs.length === 0) this.openSlab();
+    if (this.slabs.length === 0) this.openSlab(0);
     const ref = this.slabs.length * SLAB_SIZE;
     writeBlob(this.addSlab(PREFIX + end - start), 0, bytes, start, end);
     return ref as BlobRef;

@@ -166,6 +166,13 @@ export class TimelineStore implements AsyncDisposable {
     return this.open.sizeBytes;
   }
 
+  /** Memory of the open layer and of those that wait to be written, in bytes. */
+  get memoryBytes(): number {
+    let sum = this.open.sizeBytes;
+    for (const layer of this.frozen) sum += layer.sizeBytes;
+    return sum;
+  }
+
   /** A short name for a key without its block; valid for the life of the store. */
   intern(kind: number, spcOid: number, dbOid: number, relNumber: number, fork: number): KeyHandle {
     return this.prefixes.intern(kind, spcOid, dbOid, relNumber, fork);

@@ -3,24 +3,19 @@
  * again. What it has acknowledged (WAL through replication feedback, branches through HTTP) must be there each time.
  */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { formatLsn, parseLsn, toLsn } from "../../src/base/lsn.ts";
 import { PAGE_SIZE } from "../../src/postgres/constants.ts";
 import { SeededRandom } from "../support/random.ts";
 import { FakeCompute } from "./fake-compute.ts";
+import { CutOff, PageserverChild, TENANT } from "./pageserver-child.ts";
 import { TINY_PAGES, TINY_START, TinyWal, tinyTarBytes } from "./tiny-cluster.ts";
 
-const PROGRAM = fileURLToPath(new URL("../../bin/pageserver.js", import.meta.url));
-const TENANT = "a".repeat(32);
 /** WAL of one branch; then the next branch begins where this one did. */
 const WAL_BYTES = 5 << 20;
-const READY_MS_MAX = 120_000;
 const BRANCHES_MAX = 6;
 /** Pages are read and all files verified after so many rounds. */
 const ROUNDS_PER_LOOK = 12;
@@ -54,7 +49,7 @@ export async function crashRounds(options: CrashOptions): Promise<CrashSummary> 
     }
     if (round % 100 === 0) options.note?.(`${round} rounds`);
   }
-  await site.start();
+  await site.server.start();
   await site.look();
   return site.summary;
 }
@@ -63,11 +58,8 @@ class CrashSite implements AsyncDisposable {
   private readonly random: SeededRandom;
   private readonly wal: TinyWal;
   private readonly directory: string;
+  readonly server: PageserverChild;
   private readonly compute: FakeCompute;
-  private child: ChildProcess | undefined;
-  private url = "";
-  /** The end of the log of the process that runs or ran last. */
-  log = "";
   private generation = "";
   private count = 0;
   /** Branches that were acknowledged, with the LSN that they had by then. */
@@ -81,6 +73,7 @@ class CrashSite implements AsyncDisposable {
     this.random = random;
     this.wal = wal;
     this.directory = directory;
+    this.server = new PageserverChild(directory, 'checkpoint_distance = "4MB"\n');
     this.compute = compute;
   }
 
@@ -92,6 +85,11 @@ class CrashSite implements AsyncDisposable {
     return new CrashSite(random, wal, directory, compute);
   }
 
+  /** The end of the log of the process that runs or ran last. */
+  get log(): string {
+    return this.server.log;
+  }
+
   get summary(): CrashSummary {
     const { early, acknowledgedBytes, count } = this;
     const now = this.compute.acknowledged - TINY_START;
@@ -99,83 +97,25 @@ class CrashSite implements AsyncDisposable {
   }
 
   async setUp(): Promise<void> {
-    mkdirSync(this.workdir);
-    writeFileSync(
-      join(this.workdir, "pageserver.toml"),
-      'listen = "127.0.0.1:0"\ncheckpoint_distance = "4MB"\nlog_level = "info"\n',
-    );
-    await this.start();
-    await this.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
-    await this.ok("POST", `${this.tenant}/import?branch=main`, tinyTarBytes());
+    await this.server.start();
+    await this.server.ok("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
+    await this.server.ok("POST", `${this.server.tenant}/import?branch=main`, tinyTarBytes());
     this.branches.set("main", TINY_START);
     await this.newGeneration();
-    await this.kill();
-  }
-
-  private get workdir(): string {
-    return join(this.directory, "work");
-  }
-
-  private get tenant(): string {
-    return `/v1/tenant/${TENANT}`;
-  }
-
-  /** Starts the pageserver and waits until it is ready. */
-  async start(): Promise<void> {
-    this.launch();
-    await this.ready();
-  }
-
-  private launch(): void {
-    assert.equal(this.child, undefined, "one process at a time");
-    this.log = "";
-    const env = { ...process.env, NODE_COMPILE_CACHE: join(this.directory, "compiled") };
-    const child = spawn(process.execPath, [PROGRAM, "--workdir", this.workdir], {
-      stdio: ["ignore", "ignore", "pipe"],
-      env,
-    });
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      this.log = (this.log + text).slice(-20_000);
-    });
-    this.child = child;
-  }
-
-  private async ready(): Promise<void> {
-    for (const deadline = performance.now() + READY_MS_MAX; ; await sleep(5)) {
-      const listen = /"listen":"([^"]+)"[^\n]*"msg":"ready"/.exec(this.log)?.[1];
-      if (listen !== undefined) {
-        this.url = `http://${listen}`;
-        return;
-      }
-      const { child } = this;
-      assert.ok(child && child.exitCode === null && child.signalCode === null, "it runs");
-      assert.ok(performance.now() < deadline, "it is ready in time");
-    }
-  }
-
-  /** Kills the process and waits until it is gone. */
-  private async kill(): Promise<void> {
-    const { child } = this;
-    if (child === undefined) return;
-    const gone = child.exitCode !== null || child.signalCode !== null;
-    const exited = gone ? undefined : once(child, "exit");
-    child.kill("SIGKILL");
-    await exited;
-    assert.ok(!gone && child.signalCode === "SIGKILL", "it ran until it was killed");
-    this.child = undefined;
+    await this.server.kill();
   }
 
   /** From a start to the kill. */
   async round(withLook: boolean): Promise<void> {
     const { random, compute } = this;
-    this.launch();
+    this.server.launch();
     if (!withLook && random.chance(0.3)) {
       await sleep(random.below(500));
-      if (!this.log.includes('"msg":"ready"')) this.early++;
-      await this.kill();
+      if (!this.server.isReady) this.early++;
+      await this.server.kill();
       return;
     }
-    await this.ready();
+    await this.server.ready();
     await this.checkBranches();
     if (withLook) await this.look();
     if (compute.acknowledged >= this.wal.endLsn - 4096) await this.newGeneration();
@@ -185,9 +125,9 @@ class CrashSite implements AsyncDisposable {
     // It is waited for below.
     changes.catch(() => undefined);
     await sleep(random.pick([0, 3, 10, 30, 80]) + random.below(20));
-    const [, changed] = await Promise.allSettled([this.kill(), changes]);
+    const [, changed] = await Promise.allSettled([this.server.kill(), changes]);
     if (changed.status === "rejected") throw changed.reason;
-    assert.equal(this.child, undefined, `it ran until it was killed; its log:\n${this.log}`);
+    assert.ok(!this.server.isRunning, `it ran until it was killed; its log:\n${this.log}`);
     assert.deepEqual(compute.violations, []);
   }
 
@@ -213,7 +153,7 @@ class CrashSite implements AsyncDisposable {
   private async branch(from: string, lsn: number): Promise<string> {
     const name = `branch-${++this.count}`;
     this.uncertain.add(name);
-    await this.ok("POST", `${this.tenant}/branch`, {
+    await this.server.ok("POST", `${this.server.tenant}/branch`, {
       name,
       point: { branch: from, lsn: formatLsn(toLsn(lsn)) },
     });
@@ -227,7 +167,7 @@ class CrashSite implements AsyncDisposable {
     const lsn = this.branches.get(name) ?? 0;
     this.uncertain.add(next).add(name);
     this.branches.delete(name);
-    await this.ok("POST", `${this.tenant}/branch/${name}/rename`, { new_name: next });
+    await this.server.ok("POST", `${this.server.tenant}/branch/${name}/rename`, { new_name: next });
     this.uncertain.delete(next);
     this.uncertain.delete(name);
     this.branches.set(next, lsn);
@@ -238,7 +178,7 @@ class CrashSite implements AsyncDisposable {
     const lsn = this.branches.get(name) ?? 0;
     this.uncertain.add(name);
     this.branches.delete(name);
-    const response = await this.fetch("DELETE", `${this.tenant}/branch/${name}`);
+    const response = await this.server.fetch("DELETE", `${this.server.tenant}/branch/${name}`);
     assert.ok(response.ok || response.status === 409, `delete ${name}: ${response.status}`);
     this.uncertain.delete(name);
     if (!response.ok) this.branches.set(name, lsn);
@@ -250,14 +190,24 @@ class CrashSite implements AsyncDisposable {
     if (this.generation !== "") {
       this.branches.set(this.generation, compute.acknowledged);
       this.acknowledgedBytes += compute.acknowledged - TINY_START;
-      const { timeline_id: id, writer } = await this.ok("GET", `${this.tenant}/branch/${this.generation}`);
+      const { timeline_id: id, writer } = await this.server.ok(
+        "GET",
+        `${this.server.tenant}/branch/${this.generation}`,
+      );
       const { epoch } = writer as { epoch: string };
-      await this.ok("DELETE", `${this.tenant}/timeline/${String(id)}/writer/${epoch}`);
+      await this.server.ok("DELETE", `${this.server.tenant}/timeline/${String(id)}/writer/${epoch}`);
     }
     this.generation = await this.branch("main", TINY_START);
-    const { timeline_id: id } = await this.ok("GET", `${this.tenant}/branch/${this.generation}`);
+    const { timeline_id: id } = await this.server.ok(
+      "GET",
+      `${this.server.tenant}/branch/${this.generation}`,
+    );
     const body = { name: "w", source: compute.source };
-    const { epoch, lsn } = await this.ok("POST", `${this.tenant}/timeline/${String(id)}/writer`, body);
+    const { epoch, lsn } = await this.server.ok(
+      "POST",
+      `${this.server.tenant}/timeline/${String(id)}/writer`,
+      body,
+    );
     compute.begin(String(epoch), parseLsn(String(lsn)) ?? 0);
   }
 
@@ -265,7 +215,7 @@ class CrashSite implements AsyncDisposable {
   private async checkBranches(): Promise<void> {
     // Before the question: WAL goes on coming in while it is answered.
     const { acknowledged } = this.compute;
-    const { branches } = await this.ok("GET", `${this.tenant}/branch`);
+    const { branches } = await this.server.ok("GET", `${this.server.tenant}/branch`);
     const found = new Map(
       (branches as Record<string, unknown>[]).map((branch) => [String(branch["name"]), branch]),
     );
@@ -288,12 +238,15 @@ class CrashSite implements AsyncDisposable {
   /** Every file is whole, and pages of some branches are what they must be. */
   async look(): Promise<void> {
     await this.checkBranches();
-    const lines = (await this.text("GET", `${this.tenant}/fsck`)).trim().split("\n");
+    const lines = (await this.server.text("GET", `${this.server.tenant}/fsck`)).trim().split("\n");
     const { result } = JSON.parse(lines.at(-1) ?? "{}") as { result?: { state: string } };
     assert.ok(result?.state === "clean" || result?.state === "garbage", lines.at(-1));
     const names = new Set([this.generation, this.random.pick([...this.branches.keys()])]);
     for (const name of names) {
-      const { timeline_id: id, last_record_lsn: end } = await this.ok("GET", `${this.tenant}/branch/${name}`);
+      const { timeline_id: id, last_record_lsn: end } = await this.server.ok(
+        "GET",
+        `${this.server.tenant}/branch/${name}`,
+      );
       const last = parseLsn(String(end)) ?? 0;
       await this.lookAt(String(id), last);
       if (last > TINY_START) await this.lookAt(String(id), this.random.between(TINY_START, last));
@@ -302,7 +255,10 @@ class CrashSite implements AsyncDisposable {
 
   private async lookAt(timeline: string, lsn: number): Promise<void> {
     const query = `lsn=${formatLsn(toLsn(lsn))}&read_only=true`;
-    const response = await this.fetch("GET", `${this.tenant}/timeline/${timeline}/basebackup?${query}`);
+    const response = await this.server.fetch(
+      "GET",
+      `${this.server.tenant}/timeline/${timeline}/basebackup?${query}`,
+    );
     const files = readTar(Buffer.from(await response.arrayBuffer()));
     for (const page of TINY_PAGES) {
       const file = files.get(`base/5/${page.relation}`);
@@ -312,49 +268,10 @@ class CrashSite implements AsyncDisposable {
     }
   }
 
-  private async ok(
-    method: string,
-    path: string,
-    body?: object | Uint8Array,
-  ): Promise<Record<string, unknown>> {
-    return JSON.parse(await this.text(method, path, body)) as Record<string, unknown>;
-  }
-
-  private async text(method: string, path: string, body?: object | Uint8Array): Promise<string> {
-    const response = await this.fetch(method, path, body);
-    const text = await response.text().catch((error: unknown) => {
-      throw new CutOff(error);
-    });
-    assert.ok(response.ok, `${method} ${path}: ${response.status} ${text}`);
-    return text;
-  }
-
-  private async fetch(method: string, path: string, body?: object | Uint8Array): Promise<Response> {
-    const content = body instanceof Uint8Array ? Buffer.from(body) : body && JSON.stringify(body);
-    try {
-      return await fetch(this.url + path, { method, ...(content === undefined ? {} : { body: content }) });
-    } catch (error) {
-      throw new CutOff(error);
-    }
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
-    const { child } = this;
-    if (child && child.exitCode === null && child.signalCode === null) {
-      const exited = once(child, "exit");
-      child.kill("SIGKILL");
-      await exited;
-    }
+    await this.server[Symbol.asyncDispose]();
     await this.compute[Symbol.asyncDispose]();
     rmSync(this.directory, { recursive: true, force: true });
-  }
-}
-
-/** The process died during a request. */
-class CutOff extends Error {
-  constructor(cause: unknown) {
-    super("the connection was cut", { cause });
-    this.name = "CutOff";
   }
 }
 

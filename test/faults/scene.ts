@@ -10,8 +10,13 @@ import type { Files, Random } from "../../src/base/seams.ts";
 import { PageCache } from "../../src/pageserver/read/page-cache.ts";
 import { Reconstructor } from "../../src/pageserver/read/reconstruct.ts";
 import { DurableMark } from "../../src/pageserver/timeline/durable-mark.ts";
+import type { LayerMemory } from "../../src/pageserver/timeline/layer-memory.ts";
 import { timelineFactory } from "../../src/pageserver/timeline/timeline-factory.ts";
-import { readTimelineMetadata, writeTimelineMetadata } from "../../src/pageserver/timeline/metadata.ts";
+import {
+  type WriterSource,
+  readTimelineMetadata,
+  writeTimelineMetadata,
+} from "../../src/pageserver/timeline/metadata.ts";
 import type { Tenant } from "../../src/pageserver/timeline/tenant.ts";
 import { Tenants } from "../../src/pageserver/timeline/tenants.ts";
 import type { Timeline } from "../../src/pageserver/timeline/timeline.ts";
@@ -31,6 +36,7 @@ export function randomOf(seeded: SeededRandom): Random {
 /** A pageserver that runs: until `stop`, or until its disk dies under it. */
 export interface SceneOptions {
   readonly checkpointDistanceBytes?: number;
+  readonly layerMemory?: LayerMemory;
   /** Of the tenants. */
   readonly directory?: string;
 }
@@ -65,6 +71,7 @@ export class Scene {
         },
         checkpointDistanceBytes: options.checkpointDistanceBytes ?? 1 << 30,
         checkpointTimeoutMs: 600_000,
+        layerMemory: options.layerMemory,
       }),
     });
   }
@@ -94,8 +101,11 @@ export class Scene {
     return this.tenant.timeline(ref.timelineId);
   }
 
-  /** Notes a writer that will never come back, so that WAL is replayed at the next start. */
-  async noteWriter(timeline: Timeline): Promise<void> {
+  /**
+   * Notes a writer that will never come back, so that WAL is replayed at the next start. With `source`, the right to
+   * write stays with it, and it is looked for.
+   */
+  async noteWriter(timeline: Timeline, source?: WriterSource): Promise<void> {
     const directory = this.directoryOf(timeline.id);
     const metadata = await readTimelineMetadata(this.files, directory, timeline.id);
     assert.ok(metadata);
@@ -103,6 +113,7 @@ export class Scene {
     await writeTimelineMetadata(this.files, directory, {
       ...metadata,
       history: [...metadata.history, entry],
+      ...(source ? { writer: { name: "w", epoch: entry.epoch, source } } : {}),
     });
   }
 

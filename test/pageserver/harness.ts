@@ -72,6 +72,7 @@ export class Harness implements AsyncDisposable {
       checkpointDistanceBytes: 1,
       checkpointTimeoutMs: 1,
       cacheBytes: 1,
+      memoryLimitBytes: 2 ** 30,
       verifyRedo: false,
       logLevel: "warn",
       maintenance: {

@@ -17,6 +17,7 @@ void test("defaults", () => {
     checkpointDistanceBytes: 64 * 1024 * 1024,
     checkpointTimeoutMs: 600_000,
     cacheBytes: 64 * 1024 * 1024,
+    memoryLimitBytes: 512 * 1024 * 1024,
     verifyRedo: false,
     logLevel: "info",
     maintenance: {
@@ -41,6 +42,7 @@ void test("every setting, in every unit", () => {
      checkpoint_distance = "256 MB"
      checkpoint_timeout = "5min"
      cache_size = 1048576
+     memory_limit = "1GB"
      verify_redo = true
      pitr_interval = "2h"
      gc_horizon_bytes = 0
@@ -61,6 +63,7 @@ void test("every setting, in every unit", () => {
     checkpointDistanceBytes: 256 * 1024 * 1024,
     checkpointTimeoutMs: 300_000,
     cacheBytes: 1_048_576,
+    memoryLimitBytes: 2 ** 30,
     verifyRedo: true,
     logLevel: "debug",
     maintenance: {
@@ -112,6 +115,8 @@ void test("what is refused, naming file and key", async (t) => {
     ["checkpoint_timeout = -1", /"checkpoint_timeout"/],
     ['checkpoint_timeout = "1y"', /"checkpoint_timeout"/],
     ['cache_size = "constructor"', /"cache_size"/],
+    ['memory_limit = "300MB"', /"memory_limit" must be at least 352 MB where cache_size is 64 MB/],
+    ['memory_limit = "1GB"\ncache_size = "1GB"', /"memory_limit" must be at least 1312 MB/],
     ['cache_size = "1constructor"', /"cache_size"/],
     ['log_level = "loud"', /"log_level" must be one of trace, debug/],
     ["checkpoint_distence = 1", /"checkpoint_distence" is not known/],

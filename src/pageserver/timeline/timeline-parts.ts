@@ -6,6 +6,7 @@ import type { TimelineStore } from "../../storage/store.ts";
 import type { CompactionRunner } from "../compaction/compaction-thread.ts";
 import type { PageCache } from "../read/page-cache.ts";
 import type { ReceiverLog } from "../receive/receiver.ts";
+import type { LayerMemory } from "./layer-memory.ts";
 import type { TimelineMetadata } from "./metadata.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
@@ -24,6 +25,8 @@ export interface TimelineDependencies {
   readonly onFatal: (error: Error) => void;
   readonly checkpointDistanceBytes: number;
   readonly checkpointTimeoutMs: number;
+  /** Of the layers of all timelines together; without a limit if nothing is said. */
+  readonly layerMemory?: LayerMemory | undefined;
   /** Where compaction runs; in this thread if nothing is said. */
   readonly compaction?: CompactionRunner;
   /** Flushed layers from which on compaction merges them. */

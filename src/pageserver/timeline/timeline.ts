@@ -449,6 +449,7 @@ export class Timeline implements ServedTimeline {
         log,
         reconstructor,
         verifier: this.verifier,
+        memory: this.dependencies.layerMemory,
         beforeLayer: () => this.maintenance.keepPace(),
       },
     );

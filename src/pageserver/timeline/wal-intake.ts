@@ -5,14 +5,13 @@
  * Order of durability: raw WAL is on disk before it is reported as flushed; a layer is on disk before WAL below it is
  * removed. After a crash the records behind the last layer are ingested again from the WAL log.
  */
-import { setImmediate as yieldToLoop, setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as yieldToLoop } from "node:timers/promises";
 import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { findEndOfWal } from "../../postgres/wal/end-of-wal.ts";
 import { WalStream, type WalStreamOptions } from "../../postgres/wal/stream.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
-import type { TimelineStore } from "../../storage/store.ts";
 import { loadIngestState } from "../ingest/load-state.ts";
 import { Ingest } from "../ingest/ingest.ts";
 import { type RedoVerifier, ingestVerified, isAboutRecord } from "../ingest/verify-redo.ts";
@@ -21,47 +20,44 @@ import type { WalSink } from "../receive/receiver.ts";
 import { WalLog, type WalReader } from "../receive/wal-log.ts";
 import { Durability } from "./durability.ts";
 import { DURABLE_SUFFIX, DurableMark } from "./durable-mark.ts";
+import {
+  type FlushedIntake,
+  type FlusherDependencies,
+  type FlusherOptions,
+  LayerFlusher,
+} from "./layer-flusher.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
 
 /** Bytes read at a time when WAL is replayed. */
 const REPLAY_CHUNK_BYTES = 1 << 20;
-/** Records ingested between two looks at the clock and at the open layer's size. */
+/** Records, or kilobytes, ingested between two looks at the clock and at the size of what is in memory. */
 const RECORDS_PER_CHECK = 256;
 /** A record that had to read counts as this many. */
 const SLOW_RECORD_WEIGHT = 16;
 /** Longest time that ingest keeps the event loop, in milliseconds. */
 const SLICE_MS_MAX = 4;
-/** Pause before a layer that could not be written is tried again, in milliseconds. */
-const FLUSH_RETRY_MS = 1000;
 /** How often it is noted how far WAL is durable, in milliseconds. */
 const MARK_INTERVAL_MS = 1000;
 /** A zero page, for the void behind a WAL switch. */
 const ZEROS = new Uint8Array(8192);
 
-export interface WalIntakeOptions {
+export interface WalIntakeOptions extends FlusherOptions {
   /** Directory of the WAL log. */
   readonly directory: string;
   readonly cluster: ClusterIdentity;
-  readonly store: TimelineStore;
   /** The last record that the store holds for good. */
   readonly durable: RecordBoundary;
   /** Where the timeline's own records begin. */
   readonly startLsn: Lsn;
-  /** Size of the open layer at which it is written out. */
-  readonly checkpointDistanceBytes: number;
-  /** An open layer is written out after this time even if it is small. */
-  readonly checkpointTimeoutMs: number;
 }
 
-export interface WalIntakeDependencies {
+export interface WalIntakeDependencies extends FlusherDependencies {
   readonly files: Files;
   readonly reconstructor: Reconstructor;
   /** Compares each record with what the compute made of it. */
   readonly verifier?: RedoVerifier | undefined;
   readonly onFatal: (error: Error) => void;
-  /** Waited for before another layer is begun, so that layers do not pile up. */
-  readonly beforeLayer?: () => Promise<void>;
   readonly log: {
     info(data: object, message: string): void;
     error(data: object, message: string): void;
@@ -78,7 +74,7 @@ export class WalIntake implements WalSink {
   private recordsUntilCheck = RECORDS_PER_CHECK;
   private sliceStart = 0;
   private readonly durability: Durability;
-  private flushing: Promise<void> | undefined;
+  private readonly flusher: LayerFlusher;
   /** The rest of a record that could not be ingested at once. */
   private pendingRecord: Promise<void> | undefined;
   private failed: Error | undefined;
@@ -86,8 +82,6 @@ export class WalIntake implements WalSink {
   private decodeError: unknown;
   readonly mark: DurableMark;
   private readonly markTimer: NodeJS.Timeout;
-  private readonly timer: NodeJS.Timeout;
-  private layerSince = 0;
 
   private constructor(options: WalIntakeOptions, dependencies: WalIntakeDependencies, ingest: Ingest) {
     this.options = options;
@@ -97,13 +91,7 @@ export class WalIntake implements WalSink {
       this.fail(error).catch(() => undefined);
     });
     this.stream = this.streamFrom(options.durable);
-    this.timer = setInterval(
-      () => {
-        this.checkpointIfOld();
-      },
-      Math.max(1000, options.checkpointTimeoutMs / 4),
-    );
-    this.timer.unref();
+    this.flusher = new LayerFlusher(options, this.flushed(), dependencies);
     this.mark = new DurableMark(options.directory + DURABLE_SUFFIX, dependencies.files);
     this.markTimer = setInterval(() => {
       this.noteDurable();
@@ -127,7 +115,7 @@ export class WalIntake implements WalSink {
       version: cluster.pgVersion,
       state,
       reconstructor,
-      writeOut: () => intake.writeOut(),
+      writeOut: () => intake.flusher.writeOut(),
     });
     const intake: WalIntake = new WalIntake(options, dependencies, ingest);
     try {
@@ -150,6 +138,33 @@ export class WalIntake implements WalSink {
     }
     intake.durability.startAt(ingest.state.lastRecordLsn, intake.failed);
     return intake;
+  }
+
+  /** What the flusher sees of it. */
+  private flushed(): FlushedIntake {
+    const intake = this.self;
+    return {
+      get resumeLsn() {
+        return intake.resumeLsn;
+      },
+      get failure() {
+        return intake.failed;
+      },
+      get pendingRecord() {
+        return intake.pendingRecord;
+      },
+      beforeFreeze: () => {
+        this.ingest.beforeFreeze();
+      },
+      syncWal: async () => void (await this.openedLog?.sync()),
+      removeWalBelow: async (lsn) => {
+        await this.openedLog?.removeBelow(lsn);
+      },
+    };
+  }
+
+  private get self(): WalIntake {
+    return this;
   }
 
   private get walLog(): WalLog {
@@ -210,6 +225,7 @@ export class WalIntake implements WalSink {
     if (lsn !== this.walLog.endLsn) return this.restart(lsn).then(() => this.accept(lsn, bytes));
     const full = this.walLog.append(lsn, bytes);
     this.stream.feed(lsn, bytes);
+    this.recordsUntilCheck -= bytes.length >> 10;
     this.sliceStart = performance.now();
     const drained = this.drain();
     if (drained === undefined && full === undefined) {
@@ -227,20 +243,13 @@ export class WalIntake implements WalSink {
   }
 
   /** Puts everything ingested so far into layer files. */
-  async checkpoint(): Promise<void> {
-    for (;;) {
-      await this.flushing;
-      if (this.failed) return;
-      if (this.pendingRecord === undefined) break;
-      await this.pendingRecord;
-    }
-    this.freeze();
-    await this.startFlush();
+  checkpoint(): Promise<void> {
+    return this.flusher.checkpoint();
   }
 
   /** When no layer is being written and no WAL removed; what went wrong with it is told to others. */
-  async settled(): Promise<void> {
-    await this.flushing?.catch(() => undefined);
+  settled(): Promise<void> {
+    return this.flusher.settled();
   }
 
   /** Nothing is accepted afterwards. What is not in layer files yet stays in the WAL log. */
@@ -248,7 +257,7 @@ export class WalIntake implements WalSink {
     this.stopTimers();
     this.failed ??= new NeonError(ErrorCode.Failed, "the timeline is closed");
     this.durability.fail(this.failed);
-    await this.flushing?.catch(() => undefined);
+    await this.flusher.settled();
     await this.openedLog?.[Symbol.asyncDispose]();
   }
 
@@ -394,78 +403,14 @@ export class WalIntake implements WalSink {
     }
   }
 
-  /** Between records: writes out a full layer, and lets others run when the slice is over. */
+  /** Between records: has layers written out, and lets others run when the slice is over. */
   private pause(): Promise<void> | undefined {
     this.recordsUntilCheck = RECORDS_PER_CHECK;
-    const isFull = this.options.store.openBytes >= this.options.checkpointDistanceBytes;
-    if (!isFull && performance.now() - this.sliceStart < SLICE_MS_MAX) return undefined;
-    return (isFull ? this.rotate() : yieldToLoop()).then(() => {
+    const due = this.flusher.due();
+    if (due === undefined && performance.now() - this.sliceStart < SLICE_MS_MAX) return undefined;
+    return (due ?? yieldToLoop()).then(() => {
       this.sliceStart = performance.now();
     });
-  }
-
-  /** Freezes the full layer. At most one frozen layer waits for the disk: with a full disk, all wait for it. */
-  private async rotate(): Promise<void> {
-    await this.flushing;
-    while (this.options.store.stats.frozenCount > 0 && !this.failed) {
-      await sleep(FLUSH_RETRY_MS);
-      await this.flushInBackground();
-    }
-    await this.dependencies.beforeLayer?.();
-    this.freeze();
-    void this.flushInBackground();
-  }
-
-  private flushInBackground(): Promise<void> {
-    return this.startFlush().catch((error: unknown) => {
-      this.dependencies.log.error({ error: messageOf(error) }, "write a layer; it will be tried again");
-    });
-  }
-
-  /** Freezes the open layer and waits until it is on disk: on behalf of a record that has put nothing yet. */
-  private async writeOut(): Promise<void> {
-    await this.flushing;
-    this.freeze();
-    await this.startFlush();
-  }
-
-  private freeze(): void {
-    this.ingest.beforeFreeze();
-    this.options.store.freeze(this.resumeLsn);
-    this.layerSince = 0;
-  }
-
-  private startFlush(): Promise<void> {
-    this.flushing = this.flush().finally(() => {
-      this.flushing = undefined;
-    });
-    // Whoever waits for a turn must not fail because of it: the frozen layer stays and is tried again.
-    this.flushing.catch(() => undefined);
-    return this.flushing;
-  }
-
-  private async flush(): Promise<void> {
-    // Layers are never ahead of the WAL on disk, so that after a loss of power the log goes on where they end.
-    await this.openedLog?.sync();
-    await this.options.store.flush();
-    await this.openedLog?.removeBelow(this.options.store.durableLsn);
-  }
-
-  private checkpointIfOld(): void {
-    if (this.failed || this.flushing || this.resumeLsn <= this.options.store.durableLsn) {
-      this.layerSince = 0;
-      return;
-    }
-    const now = performance.now();
-    if (this.layerSince === 0) this.layerSince = now;
-    else if (now - this.layerSince >= this.options.checkpointTimeoutMs) {
-      this.checkpoint().catch((error: unknown) => {
-        this.dependencies.log.error(
-          { error: messageOf(error) },
-          "write an old layer; it will be tried again",
-        );
-      });
-    }
   }
 
   /** Bytes have been appended and their records ingested: make them durable. */
@@ -474,7 +419,7 @@ export class WalIntake implements WalSink {
   }
 
   private stopTimers(): void {
-    clearInterval(this.timer);
+    this.flusher[Symbol.dispose]();
     clearInterval(this.markTimer);
   }
 
