@@ -162,18 +162,12 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
       `must be set, or jwt_public_key, since ${options.listen.host} can be reached from other machines`,
     );
   }
-  const { listen, listenLibpq, tls, insecure } = options;
-  if (!isLoopback(listen.host) && !insecure) {
+  for (const key of ["listen", "listen_libpq"] as const) {
+    const address = key === "listen" ? options.listen : options.listenLibpq;
+    if (!address || isLoopback(address.host) || options.tls || options.insecure) continue;
     throw settings.wrong(
-      "listen",
-      `is ${listen.host}, which can be reached from other machines, and HTTP is not encrypted: let others in by ` +
-        "listen_libpq with tls_cert and tls_key, or set insecure = true in a network you trust",
-    );
-  }
-  if (listenLibpq && !isLoopback(listenLibpq.host) && !tls && !insecure) {
-    throw settings.wrong(
-      "listen_libpq",
-      `is ${listenLibpq.host}, which can be reached from other machines: set tls_cert and tls_key ` +
+      key,
+      `is ${address.host}, which can be reached from other machines: set tls_cert and tls_key ` +
         "(`neon pageserver cert` makes them), or insecure = true in a network you trust",
     );
   }

@@ -22,6 +22,7 @@ import { LibpqService, type LibpqServiceDependencies } from "./service/libpq/lib
 import { maintenanceCommands } from "./service/libpq/maintenance-commands.ts";
 import { pagestreamCommands } from "./service/libpq/pagestream.ts";
 import { transferCommands } from "./service/libpq/transfer-commands.ts";
+import type { ServerTls } from "../pgwire/server-startup.ts";
 import { Metrics } from "./service/metrics.ts";
 import { ServerCertificate } from "./service/server-certificate.ts";
 import { addServerMetrics } from "./service/server-metrics.ts";
@@ -91,6 +92,8 @@ export class Pageserver implements AsyncDisposable {
       };
       const metrics = new Metrics();
       const users = new Users(join(options.workdir, "users.json"), dependencies);
+      const certificate = options.tls && ServerCertificate.load(options.tls);
+      const tls = (): ServerTls | undefined => certificate?.current();
       const keys =
         options.jwtPublicKey === undefined
           ? undefined
@@ -100,16 +103,17 @@ export class Pageserver implements AsyncDisposable {
         { ...dependencies, users, keys },
       );
       const service = new HttpService(
-        { host: options.listen.host, port: options.listen.port },
+        { ...options.listen, insecure: options.insecure },
         {
           router: buildRoutes(tenants, { users, keys }, options.maintenance, metrics),
           authentication,
+          tls,
           log,
           status: () => about,
           metrics,
         },
       );
-      const libpq = await libpqService(options, { ...dependencies, metrics }, users, [
+      const libpq = await libpqService(options, { ...dependencies, metrics, tls }, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
         ...adminCommands({ tenants, settings: shownSettings(options) }),
         ...backupCommands(tenants),
@@ -233,22 +237,14 @@ function ownedBy(...[tenants, background, compaction]: [AsyncDisposable, AsyncDi
 /** The libpq service, where there is an address for it. */
 async function libpqService(
   options: PageserverOptions,
-  { random, log, metrics }: Pick<LibpqServiceDependencies, "random" | "log" | "metrics">,
+  dependencies: Pick<LibpqServiceDependencies, "random" | "log" | "metrics" | "tls">,
   users: Users,
   commands: readonly LibpqCommand[],
 ): Promise<LibpqService | undefined> {
-  const certificate = options.tls && ServerCertificate.load(options.tls);
   if (!options.listenLibpq) return undefined;
   return LibpqService.create(
     { ...options.listenLibpq, token: options.authToken, insecure: options.insecure },
-    {
-      commands,
-      log,
-      random,
-      metrics,
-      tls: () => certificate?.current(),
-      findUser: (name) => users.find(name),
-    },
+    { ...dependencies, commands, findUser: (name) => users.find(name) },
   );
 }
 

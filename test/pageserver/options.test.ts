@@ -104,10 +104,7 @@ void test("what is refused, naming file and key", async (t) => {
     ['tls_cert = "a"', /"tls_key" must be set/],
     ['tls_key = "a"', /"tls_cert" must be set/],
     ["insecure = 1", /"insecure" must be true or false/],
-    [
-      'listen = "0.0.0.0:9898"\nauth_token = "0123456789abcdef"',
-      /"listen" is 0\.0\.0\.0, .*HTTP is not encrypted/,
-    ],
+    ['listen = "0.0.0.0:9898"\nauth_token = "0123456789abcdef"', /"listen" is 0\.0\.0\.0, .*set tls_cert/],
     ['listen = "0.0.0.0:9898"', /"auth_token" must be set/],
     ['checkpoint_distance = "64 parsecs"', /"checkpoint_distance" must be a size/],
     ["checkpoint_distance = 5", /"checkpoint_distance"/],

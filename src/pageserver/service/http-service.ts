@@ -3,14 +3,15 @@
  * bytes. What the routes do is in `routes.ts`.
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { finished, pipeline } from "node:stream/promises";
 import { setImmediate as yieldToLoop, setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
-import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
+import { ErrorCode, NeonError, systemCode } from "../../base/errors.ts";
 import { isLoopback } from "../../pgwire/server-connection.ts";
 import type { Authentication } from "./authentication.ts";
+import type { ServerTls } from "../../pgwire/server-startup.ts";
 import { drain } from "./body.ts";
+import { Front } from "./front.ts";
 import { HttpError, errorBody, statusOf, toNeonError } from "./http-errors.ts";
 import { type Identity, checkEverything, checkTenant } from "./identity.ts";
 import type { Metrics } from "./metrics.ts";
@@ -24,11 +25,21 @@ export interface HttpServiceOptions {
   readonly host: string;
   /** 0 lets the operating system choose. */
   readonly port: number;
+  /** Lets clients of other machines in without TLS. */
+  readonly insecure: boolean;
+  readonly connectionsMax?: number;
+  readonly handshakeTimeoutMs?: number;
+  /** Times in milliseconds that are other than usual. */
+  readonly limits?: Readonly<
+    Partial<Record<"headersTimeout" | "connectionsCheckingInterval" | "keepAliveTimeout", number>>
+  >;
 }
 
 export interface HttpServiceDependencies {
   readonly router: Router<Handler>;
   readonly authentication: Authentication;
+  /** Read for each connection; undefined where there is no certificate. */
+  readonly tls: () => ServerTls | undefined;
   readonly log: Logger;
   /** What GET /v1/status answers beside the state; no secrets, it needs no token. */
   readonly status: () => Readonly<Record<string, string | number>>;
@@ -37,15 +48,16 @@ export interface HttpServiceDependencies {
 
 /** How long a client may take to send the head of a request. */
 const HEADERS_TIMEOUT_MS = 30_000;
+/** How often the server looks for those who take longer. */
+const HEADERS_CHECK_MS = 5000;
 /** What went wrong after the head of an answer was sent: JSON as of any error, percent-encoded. */
 const ERROR_TRAILER = "x-neon-error";
 /** Longest message in it, in characters. */
 const TRAILER_MESSAGE_MAX = 2000;
 /** How long neither side may move a stream on. */
-const STREAM_SILENCE_MS = 10 * 60_000;
+const STREAM_SILENCE_MS = 2 * 60_000;
 /** Codes of the errors that a client makes by going away. */
 const CLIENT_LEFT: ReadonlySet<string> = new Set(["ERR_STREAM_PREMATURE_CLOSE", "ECONNRESET", "EPIPE"]);
-const CONNECTIONS_MAX = 1000;
 /** Who uses a route that is open to all. */
 const NOBODY: Identity = { user: "nobody", tenants: new Set() };
 /** What requests that mean no route are counted as. */
@@ -53,38 +65,52 @@ const OTHER_ROUTE = "other";
 
 export class HttpService implements AsyncDisposable {
   state: ServiceState = "starting";
-  private readonly options: HttpServiceOptions;
   private readonly dependencies: HttpServiceDependencies;
   private readonly server: Server;
+  private readonly front: Front;
   private readonly underWay = new Set<Promise<void>>();
 
   constructor(options: HttpServiceOptions, dependencies: HttpServiceDependencies) {
-    this.options = options;
     this.dependencies = dependencies;
     // An import may take as long as it takes, so there is no limit for a request as a whole; bodies have their own.
-    const limits = { requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS, keepAliveTimeout: 5000 };
+    const limits = {
+      requestTimeout: 0,
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      connectionsCheckingInterval: HEADERS_CHECK_MS,
+      keepAliveTimeout: 5000,
+      ...options.limits,
+    };
     this.server = createServer(limits, (request, response) => {
       const served = this.serve(request, response);
       this.underWay.add(served);
       void served.finally(() => this.underWay.delete(served));
     });
-    this.server.maxConnections = CONNECTIONS_MAX;
+    const { log, tls } = dependencies;
+    this.front = new Front(
+      { ...options, setting: "pageserver.listen", alpn: ["http/1.1"], refusal: plainRefusal() },
+      {
+        tls,
+        onConnection: (socket) => this.server.emit("connection", socket),
+        onFailure: (error, peer) => log.info({ peer, err: error }, "HTTP connection ended"),
+      },
+    );
   }
 
   /** Throws `resource` when the port is taken or not ours to take. */
   async listen(): Promise<void> {
-    const { host, port } = this.options;
-    await new Promise<void>((resolve, reject) => {
-      this.server.once("error", (error) => reject(listenError(host, port, error)));
-      this.server.listen({ host, port, exclusive: true }, () => resolve());
-    });
-    this.server.on("error", (error) => this.dependencies.log.error({ err: error }, "HTTP server failed"));
+    await this.front.listen();
+    // The server gets its connections from the front; its watch over slow clients begins with this event.
+    this.server.emit("listening");
   }
 
   /** The port that it listens on. */
   get port(): number {
-    const address: AddressInfo | string | null = this.server.address();
-    return typeof address === "object" && address !== null ? address.port : this.options.port;
+    return this.front.port;
+  }
+
+  /** Clients that are connected now. */
+  get connectionCount(): number {
+    return this.front.connectionCount;
   }
 
   /** All routes, for the documentation and for tests that try each of them. */
@@ -95,13 +121,15 @@ export class HttpService implements AsyncDisposable {
   /** Takes no new connections, lets requests under way finish for `graceMs`, then cuts all connections. */
   async stop(graceMs: number): Promise<void> {
     this.state = "stopping";
-    if (!this.server.listening) return;
-    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
+    if (!this.front.listening) return;
+    const closed = this.front.close();
+    // Ends connections that nothing is asked on, and says that this server of its own does not listen.
+    this.server.close(() => undefined);
     const grace = new AbortController();
     const timeUp = sleep(graceMs, undefined, { signal: grace.signal }).catch(() => undefined);
     await Promise.race([Promise.allSettled(this.underWay), timeUp]);
     grace.abort();
-    this.server.closeAllConnections();
+    this.front.destroyConnections();
     await closed;
   }
 
@@ -239,6 +267,7 @@ async function sendBytes(
   contentType: string,
   bytes: Uint8Array,
 ): Promise<void> {
+  response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
   response.writeHead(status, {
     "content-type": contentType,
     "content-length": bytes.length,
@@ -265,24 +294,14 @@ function since(started: number): number {
   return Math.round(performance.now() - started);
 }
 
-function listenError(host: string, port: number, error: unknown): NeonError {
-  const where = `${host}:${port}`;
-  const code = systemCode(error);
-  if (code === "EADDRINUSE") {
-    return new NeonError(ErrorCode.Resource, `port ${port} on ${host} is in use by another program`, {
-      hint: "Stop that program, or set another address: neon config set pageserver.listen 127.0.0.1:PORT",
-      data: { host, port },
-      cause: error,
-    });
-  }
-  const hints: Readonly<Record<string, string>> = {
-    EACCES: "Ports below 1024 need privileges: choose a higher one.",
-    EADDRNOTAVAIL: "The host is no address of this machine.",
-    ENOTFOUND: "The host cannot be resolved.",
-  };
-  return new NeonError(ErrorCode.Resource, `cannot listen on ${where}: ${messageOf(error)}`, {
-    hint: hints[code ?? ""],
-    data: { host, port },
-    cause: error,
-  });
+/** For a client of another machine that does not encrypt. */
+function plainRefusal(): Uint8Array {
+  const error = new NeonError(
+    ErrorCode.Declined,
+    "this pageserver lets clients of other machines in with TLS only: https://",
+    { hint: "Give the client the server's certificate, or set insecure = true in a network you trust." },
+  );
+  const body = `${JSON.stringify(errorBody(error))}\n`;
+  const head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n";
+  return Buffer.from(`${head}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
 }
