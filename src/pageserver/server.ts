@@ -20,6 +20,7 @@ import { generalCommands } from "./service/libpq/commands.ts";
 import type { LibpqCommand } from "./service/libpq/command.ts";
 import { LibpqService, type LibpqServiceDependencies } from "./service/libpq/libpq-service.ts";
 import { maintenanceCommands } from "./service/libpq/maintenance-commands.ts";
+import { ReplicationService } from "./service/libpq/replication-service.ts";
 import { pagestreamCommands } from "./service/libpq/pagestream.ts";
 import { transferCommands } from "./service/libpq/transfer-commands.ts";
 import type { ServerTls } from "../pgwire/server-startup.ts";
@@ -113,7 +114,8 @@ export class Pageserver implements AsyncDisposable {
           metrics,
         },
       );
-      const libpq = await libpqService(options, { ...dependencies, metrics, tls }, users, [
+      const replication = new ReplicationService(tenants, { clock });
+      const libpq = await libpqService(options, { ...dependencies, metrics, tls, replication }, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
         ...adminCommands({ tenants, settings: shownSettings(options) }),
         ...backupCommands(tenants),
@@ -237,7 +239,7 @@ function ownedBy(...[tenants, background, compaction]: [AsyncDisposable, AsyncDi
 /** The libpq service, where there is an address for it. */
 async function libpqService(
   options: PageserverOptions,
-  dependencies: Pick<LibpqServiceDependencies, "random" | "log" | "metrics" | "tls">,
+  dependencies: Pick<LibpqServiceDependencies, "random" | "log" | "metrics" | "tls" | "replication">,
   users: Users,
   commands: readonly LibpqCommand[],
 ): Promise<LibpqService | undefined> {

@@ -19,7 +19,7 @@ import {
 import type { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
 import { Frontend } from "./frontend.ts";
-import type { Backends, Statement } from "./statement.ts";
+import type { Statement, Statements } from "./statement.ts";
 import { WireError, encodeError } from "./wire-errors.ts";
 
 /** Prepared statements and portals of one connection, each. */
@@ -35,7 +35,7 @@ type Portal<Identity> = Prepared<Identity> & { readonly formats: readonly number
 
 export class ExtendedQuery<Identity> {
   private readonly connection: FrameConnection;
-  private readonly backends: Backends<Identity>;
+  private readonly backends: Statements<Identity>;
   private readonly run: (statement: Statement<Identity>, formats: readonly number[]) => Promise<void>;
   private readonly statements = new Map<string, Prepared<Identity>>();
   private readonly portals = new Map<string, Portal<Identity>>();
@@ -44,7 +44,7 @@ export class ExtendedQuery<Identity> {
 
   constructor(
     connection: FrameConnection,
-    backends: Backends<Identity>,
+    backends: Statements<Identity>,
     run: (statement: Statement<Identity>, formats: readonly number[]) => Promise<void>,
   ) {
     this.connection = connection;

@@ -18,6 +18,7 @@
  *                         17     8  end of WAL applied
  *                         25     8  the client's clock
  *                         33     1  1 if a keepalive is wanted at once
+ *   Hot standby feedback   0     1  'h', of which nothing is of interest here
  */
 import { ByteReader, ByteWriter } from "../base/bytes.ts";
 import { corrupt } from "../base/errors.ts";
@@ -28,6 +29,8 @@ const POSTGRES_EPOCH_MS = 946_684_800_000;
 const XLOG_DATA = 0x77;
 const KEEPALIVE = 0x6b;
 const STANDBY_STATUS = 0x72;
+const HOT_STANDBY_FEEDBACK = 0x68;
+const XLOG_DATA_HEAD_SIZE = 25;
 
 export type ReplicationMessage =
   | {
@@ -78,7 +81,65 @@ export function encodeStandbyStatus(status: StandbyStatus): Uint8Array {
     .u64beLsn(status.writeLsn)
     .u64beLsn(status.flushLsn)
     .u64beLsn(status.applyLsn)
-    .i64be(BigInt(Math.round(status.nowMs - POSTGRES_EPOCH_MS)) * 1000n)
+    .i64be(postgresTime(status.nowMs))
     .u8(status.replyRequested ? 1 : 0)
     .finish();
+}
+
+/** A piece of WAL as the payload of a CopyData. */
+export function encodeXlogData(wal: {
+  readonly lsn: Lsn;
+  readonly bytes: Uint8Array;
+  readonly serverEndLsn: Lsn;
+  /** Milliseconds since 1970. */
+  readonly nowMs: number;
+}): Uint8Array {
+  const head = new ByteWriter(XLOG_DATA_HEAD_SIZE)
+    .u8(XLOG_DATA)
+    .u64beLsn(wal.lsn)
+    .u64beLsn(wal.serverEndLsn)
+    .i64be(postgresTime(wal.nowMs))
+    .finish();
+  const payload = new Uint8Array(head.length + wal.bytes.length);
+  payload.set(head);
+  payload.set(wal.bytes, head.length);
+  return payload;
+}
+
+/** A keepalive of the server as the payload of a CopyData. */
+export function encodeKeepalive(keepalive: {
+  readonly serverEndLsn: Lsn;
+  readonly nowMs: number;
+  readonly replyRequested: boolean;
+}): Uint8Array {
+  return new ByteWriter(18)
+    .u8(KEEPALIVE)
+    .u64beLsn(keepalive.serverEndLsn)
+    .i64be(postgresTime(keepalive.nowMs))
+    .u8(keepalive.replyRequested ? 1 : 0)
+    .finish();
+}
+
+export interface ReceivedStatus {
+  readonly writeLsn: Lsn;
+  readonly flushLsn: Lsn;
+  readonly applyLsn: Lsn;
+  readonly replyRequested: boolean;
+}
+
+/** What a client that receives WAL says; undefined for what is of no interest. Throws `corrupt` on anything else. */
+export function decodeStandbyMessage(body: Uint8Array): ReceivedStatus | undefined {
+  const reader = new ByteReader(body);
+  const type = reader.u8();
+  if (type === HOT_STANDBY_FEEDBACK) return undefined;
+  if (type !== STANDBY_STATUS) throw corrupt(`message of type ${type} from a standby`, { type });
+  const writeLsn = reader.u64beLsn();
+  const flushLsn = reader.u64beLsn();
+  const applyLsn = reader.u64beLsn();
+  reader.skip(8);
+  return { writeLsn, flushLsn, applyLsn, replyRequested: reader.u8() !== 0 };
+}
+
+function postgresTime(nowMs: number): bigint {
+  return BigInt(Math.round(nowMs - POSTGRES_EPOCH_MS)) * 1000n;
 }

@@ -22,7 +22,7 @@ import type { Frame } from "./frame.ts";
 import { Frontend } from "./frontend.ts";
 import { type ServerTls, authenticate, negotiate, negotiateVersion } from "./server-startup.ts";
 import { StatementRun } from "./statement-run.ts";
-import type { Backends, Statement } from "./statement.ts";
+import type { Backends, Statement, Statements } from "./statement.ts";
 import { WireError, encodeError } from "./wire-errors.ts";
 
 /** Longest message before the client is let in; as Postgres' PG_MAX_AUTH_TOKEN_LENGTH. */
@@ -102,10 +102,14 @@ export class ServerConnection<Identity> {
       });
       this.connection = connection;
       await negotiateVersion(connection, minor, parameters);
-      const identity = await this.logIn(connection, parameters, encrypted);
+      const { identity, statements } = await this.logIn(connection, parameters, encrypted);
       clearTimeout(timer);
       connection.bodySizeMax = COPY_DATA_SIZE_MAX;
-      await this.statements(connection, identity);
+      try {
+        await this.serveStatements(connection, identity, statements);
+      } finally {
+        statements[Symbol.dispose]?.();
+      }
     } catch (error) {
       await this.sayFatal(error);
       throw error;
@@ -136,34 +140,41 @@ export class ServerConnection<Identity> {
     connection: FrameConnection,
     parameters: ReadonlyMap<string, string>,
     encrypted: boolean,
-  ): Promise<Identity> {
+  ): Promise<{ identity: Identity; statements: Statements<Identity> & Partial<Disposable> }> {
     const { context } = this;
     const user = parameters.get("user") ?? "";
     if (user === "" || user.length > USER_NAME_LENGTH_MAX) {
       throw new WireError("28000", ErrorCode.Usage, "the start-up packet names no user");
     }
     const loopback = isLoopback(this.socket.remoteAddress);
-    const admission = context.backends.admit({ user, parameters, encrypted, loopback });
+    const caller = { user, parameters, encrypted, loopback };
+    const admission = context.backends.admit(caller);
     const identity = await authenticate(connection, admission, {
       user,
       random: context.random,
       certificateHash: encrypted ? context.tls()?.certificateHash : undefined,
       timeoutMs: context.limits.startupTimeoutMs,
     });
+    const own = context.backends.open?.(caller, identity);
     context.onLogin(user, encrypted);
-    const status = PARAMETERS.map(([name, value]) => encodeParameterStatus(name, value));
+    const told = new Map([...PARAMETERS, ...(own?.parameters ?? [])]);
+    const status = [...told].map(([name, value]) => encodeParameterStatus(name, value));
     const keys = encodeBackendKeyData(this.processId, this.secret);
     await connection.write(Buffer.concat([...status, keys, encodeReadyForQuery()]));
-    return identity;
+    return { identity, statements: own ?? context.backends };
   }
 
-  private async statements(connection: FrameConnection, identity: Identity): Promise<void> {
+  private async serveStatements(
+    connection: FrameConnection,
+    identity: Identity,
+    statements: Statements<Identity>,
+  ): Promise<void> {
     const run = (
       statement: Statement<Identity>,
       describe: boolean,
       formats: readonly number[],
     ): Promise<void> => this.run(connection, identity, statement, describe, formats);
-    const extended = new ExtendedQuery<Identity>(connection, this.context.backends, (statement, formats) =>
+    const extended = new ExtendedQuery<Identity>(connection, statements, (statement, formats) =>
       run(statement, false, formats),
     );
     for (;;) {
@@ -173,7 +184,7 @@ export class ServerConnection<Identity> {
       switch (frame.type) {
         case Frontend.Query:
           extended.reset();
-          await this.simpleQuery(connection, frame, (statement) => run(statement, true, []));
+          await this.simpleQuery(connection, frame, statements, (statement) => run(statement, true, []));
           break;
         // What is left of a copy that has failed.
         case Frontend.CopyData:
@@ -210,13 +221,14 @@ export class ServerConnection<Identity> {
   private async simpleQuery(
     connection: FrameConnection,
     frame: Frame,
+    statements: Statements<Identity>,
     run: (statement: Statement<Identity>) => Promise<void>,
   ): Promise<void> {
     try {
       const reader = new ByteReader(frame.body);
       const text = reader.cstring();
       if (reader.remaining > 0) throw corrupt(`${reader.remaining} bytes behind the end of a query`);
-      const statement = this.context.backends.prepare(text);
+      const statement = statements.prepare(text);
       if (statement) await run(statement);
       else await connection.write(encodeEmptyQueryResponse());
     } catch (error) {

@@ -34,7 +34,7 @@ export class StatementRun<Identity> implements StatementSession<Identity> {
   private readonly connection: FrameConnection;
   private readonly columns: readonly Column[] | undefined;
   private readonly options: RunOptions<Identity>;
-  private mode: "none" | "rows" | "copy-out" | "copy-in" | "copy-both" = "none";
+  private mode: "none" | "rows" | "copy-out" | "copy-in" | "copy-both" | "results" = "none";
   private channel: CopyChannel | undefined;
   private batch: Uint8Array[] = [];
   private batchBytes = 0;
@@ -59,6 +59,21 @@ export class StatementRun<Identity> implements StatementSession<Identity> {
     this.signal.throwIfAborted();
     this.rows += 1;
     await this.queue(encodeDataRow(values, columns, this.options.formats));
+  }
+
+  async resultSet(
+    columns: readonly Column[],
+    rows: readonly (readonly (string | null)[])[],
+    { last = false }: { readonly last?: boolean } = {},
+  ): Promise<void> {
+    assert(this.mode === "none" || this.mode === "results" || this.mode === "copy-out", "no rows of its own");
+    this.signal.throwIfAborted();
+    if (this.mode === "copy-out") this.push(encodeCopyDone());
+    this.mode = "results";
+    this.push(encodeRowDescription(columns, this.options.formats));
+    for (const row of rows) this.push(encodeDataRow(row, columns, this.options.formats));
+    if (!last) this.push(encodeCommandComplete("SELECT"));
+    await this.flush();
   }
 
   async copyOut(): Promise<{ send(payload: Uint8Array): Promise<void> }> {
@@ -105,7 +120,8 @@ export class StatementRun<Identity> implements StatementSession<Identity> {
   }
 
   private begin(mode: "copy-out" | "copy-in" | "copy-both"): void {
-    assert(this.mode === "none", "one kind of answer");
+    const mayBegin = this.mode === "none" || (this.mode === "results" && mode === "copy-out");
+    assert(mayBegin, "one kind of answer");
     this.signal.throwIfAborted();
     this.mode = mode;
   }

@@ -17,13 +17,22 @@ export type Admission<Identity> =
   | { readonly kind: "trust"; readonly identity: Identity }
   | { readonly kind: "scram"; readonly verifier: ScramVerifier; readonly identity: Identity | undefined };
 
-/** One execution of a statement, as it sees its client. At most one kind of answer: rows or one of the copies. */
+/**
+ * One execution of a statement, as it sees its client. At most one kind of answer: rows or one of the copies; but
+ * whole results may come before and behind a CopyOut.
+ */
 export interface StatementSession<Identity> {
   readonly identity: Identity;
   /** Aborted when the client goes away or cancels, or the server stops; with a NeonError as reason. */
   readonly signal: AbortSignal;
   /** One row; as many values as the statement has columns. Resolves when the client can take more. */
   row(values: readonly (string | null)[]): Promise<void>;
+  /** Rows whose columns are known only now. Not the last result of the statement: ends it, so that others may follow. */
+  resultSet(
+    columns: readonly Column[],
+    rows: readonly (readonly (string | null)[])[],
+    options?: { readonly last?: boolean },
+  ): Promise<void>;
   /** Begins CopyOut. What is sent is a payload each; the end of the statement ends it. */
   copyOut(): Promise<{ send(payload: Uint8Array): Promise<void> }>;
   /** Begins CopyIn: what the client sends, until it says that this was all. */
@@ -46,10 +55,22 @@ export interface Statement<Identity> {
   run(session: StatementSession<Identity>): Promise<string | undefined>;
 }
 
-/** What the protocol serves. */
-export interface Backends<Identity> {
-  /** Throws for a client that is not to be asked for a password at all. */
-  admit(caller: Caller): Admission<Identity>;
+/** The statements that a connection may run. */
+export interface Statements<Identity> {
   /** Throws `usage` for what is no statement; undefined for an empty text. */
   prepare(text: string): Statement<Identity> | undefined;
+}
+
+/** A connection that is served otherwise than most. */
+export interface OwnStatements<Identity> extends Statements<Identity> {
+  /** Told to the client in place of the usual parameters of these names, or beside them. */
+  readonly parameters: ReadonlyMap<string, string>;
+}
+
+/** What the protocol serves. */
+export interface Backends<Identity> extends Statements<Identity> {
+  /** Throws for a client that is not to be asked for a password at all. */
+  admit(caller: Caller): Admission<Identity>;
+  /** For a client that has been let in and wants something special; undefined for one like all others. May refuse it. */
+  open?(caller: Caller, identity: Identity): (OwnStatements<Identity> & Partial<Disposable>) | undefined;
 }

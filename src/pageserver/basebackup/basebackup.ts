@@ -53,12 +53,19 @@ export interface BaseBackupSource {
   readonly readOnly: boolean;
   readonly nowMs: number;
   /**
-   * The directory is for recovery from this checkpoint, whose record ends at `lsn`, and whoever asks for it puts the WAL
-   * into it. Otherwise it is as after a clean shutdown.
+   * The directory is for recovery from this checkpoint, whose record ends at or below `lsn`, and whoever asks for it puts
+   * the WAL into it. Otherwise it is as after a clean shutdown.
    */
-  readonly recovery?: { readonly checkpointLsn: Lsn; readonly redoLsn: Lsn };
+  readonly recovery?: BackupRecovery | undefined;
   /** False leaves the files of relations out, for a compute that fetches pages one by one. */
   readonly relationFiles?: boolean;
+}
+
+export interface BackupRecovery {
+  readonly checkpointLsn: Lsn;
+  readonly redoLsn: Lsn;
+  /** What tells Postgres that it is to recover, beside `readOnly`: `recovery.signal` or `backup_label`. */
+  readonly marker?: { readonly path: string; readonly bytes: Uint8Array };
 }
 
 /** Directories that Postgres wants to find, beside those of databases. */
@@ -113,9 +120,10 @@ export async function* writeBackup(source: BaseBackupSource, target: BackupTarge
   await writeOrigins(source, target);
   if (source.readOnly) {
     target.file("standby.signal", new Uint8Array(0));
-    // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
-    if (hasTablespaces) target.file("postgresql.auto.conf", new TextEncoder().encode(ALLOW_IN_PLACE));
   }
+  // A standby panics about tablespaces that are plain directories, unless it is told that they are meant.
+  if (hasTablespaces && (source.readOnly || source.recovery?.marker?.path === BACKUP_LABEL))
+    target.file("postgresql.auto.conf", new TextEncoder().encode(ALLOW_IN_PLACE));
   if (source.recovery) writeRecovery(source, target, { template, state, ...source.recovery });
   else writeStart(source, target, { template, control, state });
   yield;
@@ -151,6 +159,8 @@ async function eachValue(
   }
 }
 
+/** The file in which a backup says from where it is to be recovered. */
+export const BACKUP_LABEL = "backup_label";
 const ALLOW_IN_PLACE = "allow_in_place_tablespaces = on\n";
 
 /**
@@ -253,7 +263,7 @@ function writeStart(
 function writeRecovery(
   source: BaseBackupSource,
   target: BackupTarget,
-  from: { template: Uint8Array; state: CheckpointState; checkpointLsn: Lsn; redoLsn: Lsn },
+  from: BackupRecovery & { template: Uint8Array; state: CheckpointState },
 ): void {
   const parameters = serverParameters(from.state);
   const checkpoint = { ...checkPointOf(from.state, parameters, source.nowMs), redoLsn: from.redoLsn };
@@ -264,7 +274,7 @@ function writeRecovery(
     minRecoveryPoint: source.lsn,
     minRecoveryTimeline: from.state.timelineNumber,
   };
-  target.file("recovery.signal", new Uint8Array(0));
+  if (from.marker) target.file(from.marker.path, from.marker.bytes);
   target.file("global/pg_control", renderControlFile(from.template, changes));
 }
 

@@ -62,6 +62,11 @@ export class TarWriter implements BackupTarget {
     this.flush();
   }
 
+  /** Hands out what there is; the reader puts the end there. */
+  finishWithoutEnd(): void {
+    this.flush();
+  }
+
   /** Whole chunks that are ready to be sent; the caller owns them. */
   take(): Uint8Array[] {
     return this.ready.splice(0);

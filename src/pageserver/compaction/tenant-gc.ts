@@ -4,7 +4,7 @@
  * is given up is written down first, and nothing begins to read it from then on; files go later.
  */
 import { type TimelineId } from "../../base/ids.ts";
-import type { Lsn } from "../../base/lsn.ts";
+import { type Lsn, MAX_LSN, lsnMax, lsnMin } from "../../base/lsn.ts";
 import type { GcPlan } from "../../storage/plan-gc.ts";
 import type { Retention } from "../../storage/store.ts";
 import type { AncestorPoint } from "../timeline/metadata.ts";
@@ -109,7 +109,10 @@ async function decide(
   await leases.list();
   const wanted = await maintenance.planCutoff(options);
   if (wanted === undefined) return undefined;
-  const cutoffLsn = wanted.endLsn;
+  const neededLsn = await walNeededFrom(tenant, id);
+  const cutoffLsn =
+    neededLsn < wanted.endLsn ? (await timeline.recordBoundary(neededLsn)).endLsn : wanted.endLsn;
+  if (cutoffLsn <= timeline.startLsn) return undefined;
   // From here to the announcement nothing else runs.
   const roots = rootsOf(tenant, id, timeline).filter((root) => root.lsn < cutoffLsn);
   const lsns = roots.map((root) => root.lsn);
@@ -120,6 +123,29 @@ async function decide(
   const retention = { cutoff, points: points.filter((point) => point !== cutoff) };
   if (!options.dryRun) await maintenance.retain(retention);
   return { retention, roots };
+}
+
+/** The lowest LSN of a timeline from which on somebody follows its WAL, on it or on a branch of it. */
+async function walNeededFrom(tenant: Tenant<ServedTimeline>, id: TimelineId): Promise<Lsn> {
+  let lowest = MAX_LSN;
+  for (const [follower, entry] of tenant.timelineEntries()) {
+    if (entry.kind !== "open" || entry.timeline.leases === undefined) continue;
+    await entry.timeline.leases.list();
+    for (const lsn of entry.timeline.leases.walNeededFrom()) {
+      if (reaches(tenant, follower, lsn, id)) lowest = lsnMin(lowest, lsn);
+    }
+  }
+  const { startLsn, gcCutoffLsn = startLsn } = tenant.timeline(id);
+  // What is gone already cannot be kept.
+  return lsnMax(lowest, gcCutoffLsn);
+}
+
+/** Whether the WAL of a timeline from an LSN on is in part that of an ancestor, or of the timeline itself. */
+function reaches(tenant: Tenant<ServedTimeline>, from: TimelineId, lsn: Lsn, id: TimelineId): boolean {
+  for (let timeline = tenant.timeline(from); ; timeline = tenant.timeline(timeline.ancestor.timelineId)) {
+    if (timeline.id === id) return true;
+    if (timeline.ancestor === undefined || lsn >= timeline.startLsn) return false;
+  }
 }
 
 /** Points that children, leases and holds need, whether below the cutoff or not; by LSN. */

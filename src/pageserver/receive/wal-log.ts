@@ -8,7 +8,7 @@
  * never look like the continuation of a later one.
  */
 import { ErrorCode, NeonError, assert, messageOf } from "../../base/errors.ts";
-import { type Lsn, formatLsn, lsnAdd } from "../../base/lsn.ts";
+import { type Lsn, formatLsn, lsnAdd, lsnMax } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { WalSegments } from "./wal-segments.ts";
 import { WalWriter } from "./wal-writer.ts";
@@ -61,6 +61,8 @@ interface SyncWaiter {
 export class WalLog implements AsyncDisposable {
   private readonly segments: WalSegments;
   private readonly writer: WalWriter;
+  /** Where it was begun when it was opened; what is before that in its segment may never have been written. */
+  private readonly startLsn: Lsn;
   /** Appended, not yet handed to the writer; its last byte is the one before `end`. */
   private pending = new Uint8Array(PENDING_BYTES_INITIAL);
   private pendingLength = 0;
@@ -74,8 +76,9 @@ export class WalLog implements AsyncDisposable {
   private closed = false;
   private failure: NeonError | undefined;
 
-  private constructor(segments: WalSegments, writer: WalWriter) {
+  private constructor(segments: WalSegments, writer: WalWriter, startLsn: Lsn) {
     this.segments = segments;
+    this.startLsn = startLsn;
     this.writer = writer;
     this.end = writer.writtenLsn;
   }
@@ -101,7 +104,11 @@ export class WalLog implements AsyncDisposable {
     assert(end >= startLsn && end <= reader.endLsn, `end of WAL ${formatLsn(end)} lies within the log`);
     await segments.clearAfter(end);
     await segments.syncFrom(startLsn, end);
-    return new WalLog(segments, new WalWriter(segments, { segmentSize, end }, dependencies.onFatal));
+    return new WalLog(
+      segments,
+      new WalWriter(segments, { segmentSize, end }, dependencies.onFatal),
+      startLsn,
+    );
   }
 
   /** End of what was appended: where the next `append` continues. */
@@ -122,6 +129,11 @@ export class WalLog implements AsyncDisposable {
   /** Waits for space no longer: what cannot be written at once fails, and with it the log. */
   giveUp(): void {
     this.writer.giveUp();
+  }
+
+  /** From here on up to `durableLsn` its bytes can be read; undefined if it is closed or broken. */
+  get readableFrom(): Lsn | undefined {
+    return this.closed || this.failure ? undefined : lsnMax(this.startLsn, this.oldestLsn);
   }
 
   /** Start of the oldest segment that is still there. */

@@ -6,6 +6,7 @@ import type { Lsn } from "../../base/lsn.ts";
 import { baseBackup } from "../basebackup/basebackup.ts";
 import { makeReconstructor } from "../read/make-reconstructor.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
+import { standbyBackup } from "../replication/standby-backup.ts";
 import type { Tenant } from "../timeline/tenant.ts";
 import { resolveMoment } from "./points.ts";
 
@@ -13,7 +14,7 @@ export interface BackupRequest {
   /** The end of the timeline unless given. */
   readonly lsn: Lsn | undefined;
   readonly gzip: boolean;
-  /** For a read-only standby. */
+  /** For a read-only standby; with the files of relations one that can follow the branch. */
   readonly replica: boolean;
   /** Whether the files of relations are in it. */
   readonly full: boolean;
@@ -26,9 +27,13 @@ export async function backupStream(
   { lsn: wanted, gzip, replica, full }: BackupRequest,
 ): Promise<AsyncIterable<Uint8Array>> {
   const lsn = wanted === undefined ? undefined : await resolveMoment(tenant, timeline.id, { lsn: wanted });
-  const tar = full
-    ? (await timeline.baseBackup({ readOnly: replica, ...(lsn === undefined ? {} : { lsn }) })).stream
-    : await withoutRelations(timeline, lsn ?? timeline.lastRecordLsn, replica);
+  const standby =
+    full && replica ? await standbyBackup(tenant, timeline, lsn ?? timeline.durableWalLsn) : undefined;
+  const tar = standby
+    ? standby.stream({ nowMs: Date.now(), wal: true })
+    : full
+      ? (await timeline.baseBackup({ readOnly: replica, ...(lsn === undefined ? {} : { lsn }) })).stream
+      : await withoutRelations(timeline, lsn ?? timeline.lastRecordLsn, replica);
   return gzip ? gzipped(tar) : tar;
 }
 

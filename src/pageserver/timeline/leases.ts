@@ -16,6 +16,8 @@ const VERSION = 1;
 /** More than anybody needs on one timeline. */
 const LEASES_MAX = 10_000;
 const NAME_LENGTH_MAX = 200;
+/** How names of leases begin that keep all WAL from their LSN on: those of replication slots. */
+export const SLOT_PREFIX = "slot ";
 
 export interface Lease {
   readonly name: string;
@@ -28,6 +30,8 @@ export interface Lease {
 export interface Hold {
   readonly lsn: Lsn;
   readonly reason: string;
+  /** Not only this point is held, but all WAL from there on. */
+  readonly wal: boolean;
 }
 
 export class Leases {
@@ -75,14 +79,20 @@ export class Leases {
     return [...this.leases.values()].filter((lease) => lease.expiresAt > now).sort((a, b) => a.lsn - b.lsn);
   }
 
-  hold(lsn: Lsn, reason: string): Disposable {
-    const hold: Hold = { lsn, reason };
+  hold(lsn: Lsn, reason: string, { wal = false } = {}): Disposable {
+    const hold: Hold = { lsn, reason, wal };
     this.held.add(hold);
     return { [Symbol.dispose]: () => void this.held.delete(hold) };
   }
 
   holds(): readonly Hold[] {
     return [...this.held];
+  }
+
+  /** From where on WAL is needed, by those who have said so. */
+  walNeededFrom(): Lsn[] {
+    const slots = this.current().filter(({ name }) => name.startsWith(SLOT_PREFIX));
+    return [...slots, ...[...this.held].filter(({ wal }) => wal)].map(({ lsn }) => lsn);
   }
 
   private change<R>(apply: (leases: Map<string, Lease>, now: number) => R): Promise<R> {

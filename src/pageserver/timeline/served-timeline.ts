@@ -9,6 +9,7 @@ import type { AdoptedLayer, Retention, TimelineStore } from "../../storage/store
 import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
+import type { TimelineWal } from "./timeline-wal.ts";
 import type { Maintenance } from "../compaction/maintenance.ts";
 import type { Leases } from "./leases.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
@@ -72,6 +73,8 @@ export interface ServedTimeline {
   readonly maintenance?: Maintenance | undefined;
   /** What uses points of it; defined together with `maintenance`. */
   readonly leases?: Leases | undefined;
+  /** Its WAL, for those who follow it. */
+  readonly wal?: TimelineWal | undefined;
   readonly id: TimelineId;
   readonly ancestor: AncestorPoint | undefined;
   readonly cluster: ClusterIdentity;

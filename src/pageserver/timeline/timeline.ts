@@ -54,6 +54,7 @@ import {
   waitsForSpace,
 } from "./timeline-errors.ts";
 import type { TimelineDependencies, TimelineParts } from "./timeline-parts.ts";
+import { TimelineWal } from "./timeline-wal.ts";
 import { hasStoredWal, removeWalLog } from "./wal-directory.ts";
 import { WalIntake } from "./wal-intake.ts";
 
@@ -274,13 +275,8 @@ export class Timeline implements ServedTimeline {
 
   /** Keeps the end of the record at or below an LSN readable, on whichever timeline it is, until disposed of. */
   private hold(lsn: Lsn, reason: string): Disposable {
-    let holder: Timeline = this.self;
-    while (lsn < holder.startLsn && holder.parent) holder = holder.parent.timeline;
-    return holder.leases.hold(lsn, reason);
-  }
-
-  private get self(): Timeline {
-    return this;
+    if (lsn < this.startLsn && this.parent) return this.parent.timeline.hold(lsn, reason);
+    return this.leases.hold(lsn, reason);
   }
 
   private async backupSource(at: RecordBoundary, readOnly: boolean): Promise<BaseBackupSource> {
@@ -350,6 +346,10 @@ export class Timeline implements ServedTimeline {
   /** Puts what is in memory into layer files. */
   async checkpoint(): Promise<void> {
     await this.intake?.checkpoint();
+  }
+
+  get wal(): TimelineWal {
+    return new TimelineWal(this, () => this.intake);
   }
 
   get exchange(): TimelineExchange {

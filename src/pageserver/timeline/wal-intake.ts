@@ -167,7 +167,7 @@ export class WalIntake implements WalSink {
     return this;
   }
 
-  private get walLog(): WalLog {
+  get walLog(): WalLog {
     assert(this.openedLog !== undefined, "the WAL log is open");
     return this.openedLog;
   }

@@ -18,6 +18,9 @@ import { type StoredRecord, storedRecords } from "./stored-wal.ts";
 const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
 const XLOG_CHECKPOINT_ONLINE = 0x10;
 const XLOG_TBLSPC_CREATE = 0x00;
+/** In the header of a record. */
+const INFO_OFFSET = 16;
+const RMGR_OFFSET = 17;
 /** Main data of a short record: behind the header, an id byte and a length byte. */
 const MAIN_DATA_OFFSET = 26;
 
@@ -101,7 +104,8 @@ export async function* recoveryBackup(
   const start = await readStart(source, step.checkpointLsn);
   const backup = await source.backupSource(await source.recordBoundary(start.endLsn));
   const tar = new TarWriter({ mtimeMs: nowMs });
-  for await (const _ of writeBackup({ ...backup, recovery: start }, tar)) yield* tar.take();
+  const recovery = { ...start, marker: { path: "recovery.signal", bytes: new Uint8Array(0) } };
+  for await (const _ of writeBackup({ ...backup, recovery }, tar)) yield* tar.take();
   const timeline = source.timelineNumber;
   const layout = new WalLayout(
     {
@@ -163,15 +167,24 @@ async function readStart(source: RecoverySource, checkpointLsn: Lsn): Promise<Re
 const CHECKPOINT_RECORD_MAX = 160;
 
 function checkpointOf(record: StoredRecord): RecoveryStart | undefined {
-  if (record.rmgr !== Rmgr.Xlog) return undefined;
-  if (record.info !== XLOG_CHECKPOINT_SHUTDOWN && record.info !== XLOG_CHECKPOINT_ONLINE) return undefined;
-  const { bytes, startLsn, endLsn } = record;
+  const found = checkpointIn(record.bytes, record.endLsn);
+  return found && { ...found, checkpointLsn: record.startLsn };
+}
+
+/** What a record says if it is that of a checkpoint. */
+export function checkpointIn(
+  bytes: Uint8Array,
+  endLsn: Lsn,
+): Omit<RecoveryStart, "checkpointLsn"> | undefined {
+  if (bytes.length < MAIN_DATA_OFFSET + 8 || bytes[RMGR_OFFSET] !== Rmgr.Xlog) return undefined;
+  const info = (bytes[INFO_OFFSET] ?? 0) & 0xf0;
+  if (info !== XLOG_CHECKPOINT_SHUTDOWN && info !== XLOG_CHECKPOINT_ONLINE) return undefined;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const redoLsn = lsnFromWords(
     view.getUint32(MAIN_DATA_OFFSET + 4, true),
     view.getUint32(MAIN_DATA_OFFSET, true),
   );
-  return { checkpointLsn: startLsn, endLsn, redoLsn };
+  return { endLsn, redoLsn };
 }
 
 /** Recovery would make a tablespace where the original one is, and that may be in use. */

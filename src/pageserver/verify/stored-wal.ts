@@ -13,7 +13,7 @@ import type { TimelineStore } from "../../storage/store.ts";
 import { Kind } from "../ingest/keyspace.ts";
 import type { RecordBoundary } from "../timeline/record-boundary.ts";
 
-/** WAL whose records are gathered in memory at a time. Each time the layers are read once. */
+/** Unless said otherwise. For each window the layers are read once. */
 const WINDOW_BYTES = 64 * 1024 * 1024;
 /** `xl_info` of XLOG_SWITCH, behind which the rest of the segment is void. */
 const XLOG_SWITCH = 0x40;
@@ -35,14 +35,16 @@ export interface StoredWalSpan {
   readonly from: RecordBoundary;
   /** End of the last one; everything up to it is in layers. */
   readonly toLsn: Lsn;
+  /** WAL whose records are gathered in memory at a time. */
+  readonly windowBytes?: number;
 }
 
 /** All records of the span in order, in batches. Throws `not_checked` where one is missing. */
 export async function* storedRecords(span: StoredWalSpan): AsyncGenerator<StoredRecord[]> {
-  const { store, segmentSize, toLsn } = span;
+  const { store, segmentSize, toLsn, windowBytes = WINDOW_BYTES } = span;
   let last = span.from;
-  for (let at = span.from.endLsn; at < toLsn; at = lsnMin(lsnAdd(at, WINDOW_BYTES), toLsn)) {
-    const found = await gather(store, { fromLsn: at, toLsn: lsnMin(lsnAdd(at, WINDOW_BYTES), toLsn) });
+  for (let at = span.from.endLsn; at < toLsn; at = lsnMin(lsnAdd(at, windowBytes), toLsn)) {
+    const found = await gather(store, { fromLsn: at, toLsn: lsnMin(lsnAdd(at, windowBytes), toLsn) });
     const batch: StoredRecord[] = [];
     for (const [endLsn, bytes] of found) {
       const record = linked(bytes, endLsn, last, segmentSize);

@@ -59,6 +59,17 @@ export class WalLayout {
     if (padding > 0) this.move(padding);
   }
 
+  /** Leaves everything void up to the end of a record: that of a switch to the next segment lies far behind it. */
+  skipTo(endLsn: Lsn): void {
+    while (this.at < endLsn) this.endPage();
+  }
+
+  /** What there is of the page that is not full yet. View: valid until the next call. */
+  get unfinished(): { readonly lsn: Lsn; readonly bytes: Uint8Array } {
+    const lsn = lsnAlignDown(this.at, PAGE_SIZE);
+    return { lsn, bytes: this.page.subarray(0, this.at - lsn) };
+  }
+
   /** Fills the last segment with zeros. */
   finish(): void {
     while (this.at % this.options.segmentSize !== 0) this.endPage();

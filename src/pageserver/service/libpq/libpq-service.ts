@@ -7,10 +7,12 @@ import { SqlState } from "../../../pgwire/errors.ts";
 import { LibpqServer, type LibpqServerOptions } from "../../../pgwire/libpq-server.ts";
 import { type ScramVerifier, makeScramVerifier, mockScramVerifier } from "../../../pgwire/scram-server.ts";
 import type { ServerTls } from "../../../pgwire/server-startup.ts";
-import type { Admission, Caller } from "../../../pgwire/statement.ts";
+import type { Admission, Caller, OwnStatements } from "../../../pgwire/statement.ts";
 import { DEFAULT_USER } from "../../../pgwire/uri.ts";
 import { WireError } from "../../../pgwire/wire-errors.ts";
 import type { Metrics } from "../metrics.ts";
+import { wantsReplication } from "./replication-branch.ts";
+import type { ReplicationService } from "./replication-service.ts";
 import { type CommandRun, CommandTable, type LibpqCommand } from "./command.ts";
 import type { Identity } from "../identity.ts";
 
@@ -23,6 +25,8 @@ export interface LibpqServiceOptions extends LibpqServerOptions {
 
 export interface LibpqServiceDependencies {
   readonly commands: readonly LibpqCommand[];
+  /** For clients that want to follow a branch; undefined where nobody can. */
+  readonly replication?: ReplicationService | undefined;
   readonly log: Logger;
   readonly random: Random;
   readonly metrics: Metrics;
@@ -65,6 +69,7 @@ export class LibpqService implements AsyncDisposable {
           if (!this.ready) throw starting();
           return table.prepare(text);
         },
+        open: (caller, identity) => this.open(caller, identity, table),
       },
       tls,
       random,
@@ -112,6 +117,18 @@ export class LibpqService implements AsyncDisposable {
     else if (OWN_FAILURES.has(error.code)) {
       log.error({ ...about, code: error.code, err: error }, `libpq command failed: ${error.message}`);
     } else log.info({ ...about, code: error.code }, `libpq command refused: ${error.message}`);
+  }
+
+  /** What a client that speaks the replication protocol is served by. */
+  private open(
+    caller: Caller,
+    identity: Identity,
+    table: CommandTable,
+  ): (OwnStatements<Identity> & Disposable) | undefined {
+    const { replication } = this.dependencies;
+    if (!wantsReplication(caller) || !replication) return undefined;
+    if (!this.ready) throw starting();
+    return replication.open(caller, identity, (text) => table.prepare(text));
   }
 
   private admit({ user, encrypted, loopback }: Caller): Admission<Identity> {

@@ -1,0 +1,295 @@
+/**
+ * Branches followed by stock clients of replication: a standby, pg_receivewal, pg_basebackup, while computes write, stop
+ * and start, and the pageserver is started anew.
+ */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Readable } from "node:stream";
+import { test } from "node:test";
+import { promisify } from "node:util";
+import { extractDataDirectory } from "../../src/compute/data-directory.ts";
+import { connectLibpq } from "../../src/pgwire/libpq-client.ts";
+import { parseLibpqUri } from "../../src/pgwire/uri.ts";
+import { TestPostgres, embeddedBinDir, freePort } from "../support/postgres.ts";
+import { Lab, until } from "./support.ts";
+
+const DEBIAN_15 = "/usr/lib/postgresql/15/bin";
+const HAS_15 = existsSync(join(DEBIAN_15, "pg_receivewal"));
+/** A flag of WAL pages that says whether a backup was running. */
+const BACKUP_REMOVABLE = 0x04;
+const WAL_PAGE = 8192;
+
+interface Site {
+  readonly lab: Lab;
+  readonly tenant: string;
+  readonly token: string;
+  readonly binDir: string;
+  readonly address: () => Promise<{ host: string; port: string }>;
+}
+
+async function site(major: number): Promise<Site> {
+  const lab = new Lab();
+  try {
+    const binDir = major === 15 ? DEBIAN_15 : embeddedBinDir(major);
+    await lab.ok("init", "--pg-version", String(major), "--pg-bin", binDir, "--wal-segsize", "1");
+    await lab.ok("pg", "create", "main");
+    return {
+      lab,
+      binDir,
+      tenant: await lab.ok("config", "get", "default_tenant_id"),
+      token: await lab.ok("config", "get", "pageserver.auth_token"),
+      address: async () => {
+        const [host = "", port = ""] = (await lab.ok("config", "get", "pageserver.listen_libpq")).split(":");
+        return { host, port };
+      },
+    };
+  } catch (error) {
+    await lab[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function conninfo({ token, tenant, address }: Site, branch: string): Promise<string> {
+  const { host, port } = await address();
+  return `host=${host} port=${port} user=neon password=${token} sslmode=disable options='-c tenant_id=${tenant} -c branch=${branch}'`;
+}
+
+/** Starts a compute again, whoever may have got its port meanwhile. */
+async function start(lab: Lab, name: string): Promise<void> {
+  await lab.ok("pg", "start", name, "--port", String(await freePort()));
+}
+
+/** A standby from the pageserver's backup, which follows a branch, or stays where it is. */
+async function standby(
+  here: Site,
+  branch: string,
+  settings: Record<string, string> = {},
+): Promise<TestPostgres> {
+  const { lab, token, tenant } = here;
+  const { host, port } = await here.address();
+  const timeline = String((await lab.branches()).get(branch)?.["timeline_id"]);
+  await using client = await connectLibpq(
+    parseLibpqUri(`postgresql://neon:${token}@${host}:${port}?sslmode=disable`),
+  );
+  const server = await TestPostgres.create({ empty: true, binDir: here.binDir });
+  rmSync(server.dataDir, { recursive: true });
+  const tar = client.copyOut(`fullbackup ${tenant} ${timeline} latest --replica`);
+  await extractDataDirectory(Readable.from(tar), server.dataDir);
+  await startStandby(here, server, branch, settings);
+  return server;
+}
+
+async function startStandby(
+  here: Site,
+  server: TestPostgres,
+  branch: string,
+  settings: Record<string, string> = {},
+): Promise<void> {
+  server.configure({
+    primary_conninfo: await conninfo(here, branch),
+    hot_standby: "on",
+    max_connections: "100",
+    max_prepared_transactions: "100",
+    max_wal_senders: "20",
+    max_worker_processes: "20",
+    wal_retrieve_retry_interval: "200ms",
+    fsync: "off",
+    shared_buffers: "16MB",
+    ...settings,
+  });
+  writeFileSync(join(server.dataDir, "pg_hba.conf"), "local all all trust\n");
+  server.ownDataDir();
+  await server.start();
+}
+
+const digest = (table: string): string =>
+  `select count(*) || ' ' || md5(string_agg(x::text, chr(10) order by i)) from ${table} x`;
+
+/** Until the standby has replayed what the compute has flushed; then both must have the same. */
+async function agree(here: Site, compute: string, server: TestPostgres, ...tables: string[]): Promise<void> {
+  const uri = await here.lab.ok("pg", "url", compute);
+  const lsn = String(await here.lab.value(uri, "select pg_current_wal_flush_lsn()::text"));
+  await until(`the standby to reach ${lsn}`, async () => {
+    if (!server.running) throw new Error(server.log().slice(-3000));
+    return (await server.value(`select pg_last_wal_replay_lsn() >= '${lsn}'::pg_lsn`)) === "true";
+  }).catch((error: unknown) => {
+    throw new Error(`${String(error)}\n${server.log().slice(-3000)}`);
+  });
+  for (const table of tables) {
+    assert.equal(await server.value(digest(table)), String(await here.lab.value(uri, digest(table))), table);
+  }
+}
+
+for (const major of [...(HAS_15 ? [15] : []), 17]) {
+  test(`a stock standby follows a branch, Postgres ${major}`, { timeout: 300_000 }, async (t) => {
+    const here = await site(major);
+    await using lab = here.lab;
+    const main = await lab.ok("pg", "url", "main");
+    await lab.execute(
+      main,
+      "create table t (i int primary key, x text)",
+      "insert into t select i, repeat('x', 100) from generate_series(1, 5000) i",
+      "checkpoint",
+      "update t set x = 'y' where i % 3 = 0",
+    );
+    await lab.ok("branch", "dev");
+    t.diagnostic("before anybody writes to the branch");
+    await using early = await standby(here, "dev");
+    await lab.ok("pg", "create", "dev");
+    const dev = await lab.ok("pg", "url", "dev");
+    await lab.execute(dev, "insert into t select i, 'dev' from generate_series(5001, 6000) i", "vacuum t");
+    await agree(here, "dev", early, "t");
+    t.diagnostic("while somebody writes");
+    await using late = await standby(here, "dev");
+    await lab.execute(
+      dev,
+      "create table big as select i, repeat('z', 500) z from generate_series(1, 6000) i",
+      "checkpoint",
+      "select pg_switch_wal()",
+      "delete from t where i % 7 = 0",
+    );
+    await agree(here, "dev", early, "t", "big");
+    await agree(here, "dev", late, "t", "big");
+    t.diagnostic("the standby is stopped, and the compute too, and the pageserver");
+    await late.stop();
+    await lab.ok("pg", "stop", "dev");
+    await start(lab, "dev");
+    await lab.execute(
+      await lab.ok("pg", "url", "dev"),
+      "insert into t select i, 'again' from generate_series(7001, 7500) i",
+    );
+    await agree(here, "dev", early, "t", "big");
+    await lab.ok("stop");
+    await lab.ok("start");
+    await start(lab, "dev");
+    await lab.execute(await lab.ok("pg", "url", "dev"), "update t set x = 'last' where i % 5 = 0");
+    await startStandby(here, late, "dev");
+    await agree(here, "dev", late, "t", "big");
+    await agree(here, "dev", early, "t", "big");
+  });
+}
+
+const run = promisify(execFile);
+
+/** Runs a stock program of Postgres 15 to its end; what it printed. */
+async function stock(program: string, ...args: string[]): Promise<string> {
+  const { stdout, stderr } = await run(join(DEBIAN_15, program), args, { maxBuffer: 1 << 28 });
+  return stdout + stderr;
+}
+
+/** The segments of a directory that are whole, by name; of recycled ones the pages say where they were. */
+function segments(directory: string): Map<string, Buffer> {
+  const found = new Map<string, Buffer>();
+  for (const name of readdirSync(directory).filter((each) => /^[0-9A-F]{24}$/.test(each))) {
+    const bytes = readFileSync(join(directory, name));
+    const low = Number.parseInt(name.slice(16), 16) * bytes.length;
+    if (bytes.readUInt32LE(8) !== low) continue;
+    for (let at = 0; at < bytes.length; at += WAL_PAGE) {
+      bytes[at + 2] = (bytes[at + 2] ?? 0) & ~BACKUP_REMOVABLE;
+    }
+    found.set(name, bytes);
+  }
+  return found;
+}
+
+/** Segments that are in both, from one on, must be the same; how many. */
+function compareSegments(ours: Map<string, Buffer>, theirs: Map<string, Buffer>, firstName: string): number {
+  let count = 0;
+  for (const [name, bytes] of theirs) {
+    const own = ours.get(name);
+    if (own === undefined || name < firstName) continue;
+    const page = Array.from({ length: bytes.length / WAL_PAGE }, (_, i) => i * WAL_PAGE).find(
+      (at) => !own.subarray(at, at + WAL_PAGE).equals(bytes.subarray(at, at + WAL_PAGE)),
+    );
+    assert.equal(page, undefined, `${name} differs`);
+    count++;
+  }
+  return count;
+}
+
+if (HAS_15) {
+  test("pg_receivewal and pg_basebackup of a branch", { timeout: 300_000 }, async (t) => {
+    const here = await site(15);
+    await using lab = here.lab;
+    const uri = await lab.ok("pg", "url", "main");
+    await lab.execute(uri, "alter system set wal_keep_size = '1GB'", "select pg_reload_conf()");
+    const info = await conninfo(here, "main");
+    await stock("pg_receivewal", "-d", info, "--create-slot", "--slot", "archive");
+    await lab.execute(
+      uri,
+      "create table t (i int primary key, x text)",
+      "insert into t select i, repeat('x', 300) from generate_series(1, 10000) i",
+      "checkpoint",
+      "select pg_switch_wal()",
+      "update t set x = 'y' where i % 3 = 0",
+      "select pg_logical_emit_message(false, 'nothing', repeat('x', 3000000))",
+    );
+    // pg_receivewal ends when it has got beyond.
+    const end = String(await lab.value(uri, "select pg_current_wal_insert_lsn()::text"));
+    await lab.execute(uri, "select pg_switch_wal()");
+    const pgWal = join(lab.computeDirectory("main"), "pgdata/pg_wal");
+    const archive = join(lab.directory, "archive");
+    mkdirSync(archive);
+    const receive = (...more: string[]): Promise<string> =>
+      stock("pg_receivewal", "-d", info, "-D", archive, "--endpos", end, "--no-loop", ...more);
+
+    await t.test("as it came", async () => {
+      await receive("--slot", "archive");
+      const received = segments(archive);
+      assert.ok(received.size >= 5, `${received.size} segments`);
+      assert.equal(
+        compareSegments(received, segments(pgWal), [...received.keys()].sort()[1] ?? ""),
+        received.size - 1,
+      );
+      const names = [...received.keys()].sort();
+      const dump = await stock("pg_waldump", "-p", archive, names[0] ?? "", names.at(-1) ?? "");
+      assert.match(dump, /INSERT off/);
+      assert.match(dump, /SWITCH/);
+    });
+
+    await t.test("put together again from layers", async () => {
+      const theirs = segments(pgWal);
+      await lab.ok("pg", "stop", "main");
+      rmSync(archive, { recursive: true });
+      mkdirSync(archive);
+      // The slot knows that it has them already; without one all would begin at the end.
+      const first = [...theirs.keys()].sort()[0] ?? "";
+      writeFileSync(join(archive, first), theirs.get(first) ?? "");
+      await receive();
+      const received = segments(archive);
+      assert.ok(received.size >= 5, `${received.size} segments`);
+      assert.equal(compareSegments(received, theirs, first), received.size);
+    });
+
+    await t.test("a base backup that verifies, starts, and follows", async () => {
+      await start(lab, "main");
+      await using server = await TestPostgres.create({ empty: true, binDir: here.binDir });
+      rmSync(server.dataDir, { recursive: true });
+      await stock("pg_basebackup", "-d", info, "-D", server.dataDir, "-X", "stream", "-R", "--progress");
+      await stock("pg_verifybackup", server.dataDir);
+      await startStandby(here, server, "main");
+      await lab.execute(
+        await lab.ok("pg", "url", "main"),
+        "delete from t where i % 5 = 0",
+        "create table u as select 1 i",
+      );
+      await agree(here, "main", server, "t", "u");
+    });
+
+    await t.test("a base backup on its own", async () => {
+      await using server = await TestPostgres.create({ empty: true, binDir: here.binDir });
+      const tar = join(lab.directory, "tar");
+      await stock("pg_basebackup", "-d", info, "-D", tar, "-X", "fetch", "-F", "t", "-z", "--no-manifest");
+      await run("tar", ["-xzf", join(tar, "base.tar.gz"), "-C", server.dataDir]);
+      server.configure({ fsync: "off", max_wal_senders: 20 });
+      writeFileSync(join(server.dataDir, "pg_hba.conf"), "local all all trust\n");
+      server.ownDataDir();
+      await server.start();
+      const expected = String(await lab.value(await lab.ok("pg", "url", "main"), digest("t")));
+      assert.equal(await server.value(digest("t")), expected);
+      await server.query("insert into t values (-1, 'its own')");
+    });
+  });
+}
