@@ -72,7 +72,9 @@ test("--pageserver: branches, reports, users and computes", { timeout: 300_000 }
   assert.equal((users["users"] as Json[]).length, 2);
 
   // A Postgres here on a branch there: it writes, survives a restart, and its moment is kept for as long as it is there.
-  await ours.ok("pg", "create", "dev", ...at);
+  // Where a pageserver connects to is a matter of the pageserver as a whole, so only who may do everything says so.
+  assert.match(await refused(ours, 6, "pg", "create", "dev", ...at), /refuses: /);
+  await ours.ok("pg", "create", "dev", "--pageserver", uri("admin"), "--tenant-id", tenant);
   assert.equal(await count(ours, "dev"), 10);
   await ours.execute(await ours.ok("pg", "url", "dev"), "insert into t values (11)");
   await ours.ok("pg", "restart", "dev");

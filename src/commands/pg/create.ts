@@ -18,7 +18,8 @@ export default class PgCreate extends PageserverCommand {
     "commit=remote: COMMIT returns when the pageserver has the WAL on disk; the compute itself may be lost at any " +
     "time. commit=local: the compute keeps its data safe itself and works on while the pageserver is away.\n\n" +
     "With --pageserver the branch is one of another pageserver, and the compute belongs to this repository: read-only " +
-    "from anywhere, read-write where that pageserver runs on this machine, because it has to reach the Postgres.\n\n" +
+    "from anywhere, read-write where that pageserver runs on this machine, because it has to reach the Postgres, and as a user " +
+    "of all its tenants.\n\n" +
     "Side effects: writes .neon/computes/NAME, starts Postgres on a free port of 127.0.0.1 from 55432 on.";
   static override examples = [
     { description: "On branch main", command: "<%= config.bin %> pg create main" },
