@@ -9,6 +9,7 @@ import type { Files } from "../base/seams.ts";
 import { type CheckOptions, checkLayer } from "./check-layer.ts";
 import type { Findings } from "./findings.ts";
 import { INDEX_FILE_NAME, type TimelineIndex, readIndex } from "./index-file.ts";
+import { INDEX_COPY_NAME } from "./index-copy.ts";
 import { type KeyRange, formatKey } from "./key-range.ts";
 import { compareKeys } from "./key.ts";
 import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
@@ -69,9 +70,19 @@ export async function openToCheck(
     }
     for (const hole of holesIn(index, expected.imagesOf)) findings.corrupt(hole, path);
   }
+  await checkCopy(`${directory}/${INDEX_COPY_NAME}`, findings, files);
   const layers = index?.layers ?? open?.layers() ?? [];
   const sizeBytes = layers.reduce((total, layer) => total + layer.sizeBytes, 0);
   return { directory, index, layers, sizeBytes };
+}
+
+/** It is missing where nothing was published yet, or where an earlier version of the program has written last. */
+async function checkCopy(path: string, findings: Findings, files: Files): Promise<void> {
+  try {
+    await readIndex(path, files);
+  } catch (error) {
+    if (!(error instanceof NeonError && error.code === ErrorCode.NotFound)) findings.addError(error, path);
+  }
 }
 
 /** Reads every layer, then looks for files that nothing names. */
@@ -148,7 +159,14 @@ async function findLeftovers(
   const begun = open?.filesBeingWritten() ?? new Set();
   const named = new Set(layers.map((layer) => layer.name));
   for (const name of names) {
-    if (name === INDEX_FILE_NAME || named.has(name) || writing.has(name) || begun.has(name)) continue;
+    if (
+      name === INDEX_FILE_NAME ||
+      name === INDEX_COPY_NAME ||
+      named.has(name) ||
+      writing.has(name) ||
+      begun.has(name)
+    )
+      continue;
     const what = isLayerSetFile(name) ? "no index names it" : "it is no file of a store; nobody removes it";
     findings.garbage(what, `${directory}/${name}`);
   }

@@ -115,9 +115,14 @@ export function decodeIndex(bytes: Uint8Array, path: string): TimelineIndex {
 
 /** Throws `not_found` if there is no index. */
 export async function readIndex(path: string, files: Files): Promise<TimelineIndex> {
+  return decodeIndex(await readIndexBytes(path, files), path);
+}
+
+/** Throws `not_found` if there is no such file. */
+export async function readIndexBytes(path: string, files: Files): Promise<Uint8Array> {
   const bytes = await files.readWhole(path);
   if (bytes === undefined) throw new NeonError(ErrorCode.NotFound, `${path} does not exist`);
-  return decodeIndex(bytes, path);
+  return bytes;
 }
 
 function readFields(index: unknown): TimelineIndex {

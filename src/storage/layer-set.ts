@@ -9,9 +9,11 @@ import {
   INDEX_FILE_NAME,
   TEMPORARY_SUFFIX,
   type TimelineIndex,
+  decodeIndex,
   encodeIndex,
-  readIndex,
+  readIndexBytes,
 } from "./index-file.ts";
+import { INDEX_COPY_NAME, alignIndexCopy, removeIndexCopy, writeIndexCopy } from "./index-copy.ts";
 import { type LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import { LayerMap } from "./layer-map.ts";
@@ -39,7 +41,7 @@ export interface Publication {
 }
 
 /** Files that only a layer set makes, and that are garbage if the index does not name them. */
-const OUR_FILE = /\.(delta|image)(\.tmp)?$|^index\.json\.tmp$/;
+const OUR_FILE = /\.(delta|image)(\.tmp)?$|^(copy\.)?index\.json\.tmp$/;
 
 /** Whether a file that no index names would be removed by `LayerSet.open`. */
 export function isLayerSetFile(name: string): boolean {
@@ -84,7 +86,7 @@ export class LayerSet implements AsyncDisposable {
     }
     const index = { startLsn, durableLsn: startLsn, nextFile: 1, layers: [] };
     const set = new LayerSet(directory, index, files, cache);
-    await set.prepareIndex(index);
+    await set.prepareIndex(encodeIndex(index));
     await files.rename(set.temporaryPathOf(INDEX_FILE_NAME), set.pathOf(INDEX_FILE_NAME));
     await files.syncDirectory(directory);
     await files.syncDirectory(parentOf(directory));
@@ -93,13 +95,18 @@ export class LayerSet implements AsyncDisposable {
 
   /** Reads the index and removes what it does not name. Throws `corrupt` if a layer is missing. */
   static async open(directory: string, files: Files, cache: StoreCache): Promise<LayerSet> {
-    const index = await readIndex(`${directory}/${INDEX_FILE_NAME}`, files);
+    const bytes = await readIndexBytes(`${directory}/${INDEX_FILE_NAME}`, files);
+    const index = decodeIndex(bytes, `${directory}/${INDEX_FILE_NAME}`);
     const set = new LayerSet(directory, index, files, cache);
     // The process before may have died between the index's rename and its sync: what follows from the index, such as
     // the removal of files and WAL, must not outlive it.
     await files.syncDirectory(directory);
+    const names = await files.list(directory);
+    // Before anything is removed that the copy may name. A timeline without layers needs none.
+    if (index.layers.length > 0 || names.includes(INDEX_COPY_NAME))
+      await alignIndexCopy(directory, bytes, files);
     const named = new Set(index.layers.map((layer) => layer.name));
-    for (const name of await files.list(directory)) {
+    for (const name of names) {
       if (named.delete(name)) continue;
       if (isLayerSetFile(name)) await files.remove(set.pathOf(name));
     }
@@ -159,7 +166,8 @@ export class LayerSet implements AsyncDisposable {
   /** Files that are being written now, under each name that they may have meanwhile, and those that are still read. */
   filesBeingWritten(): { has(name: string): boolean } {
     const names = [...this.begun].flatMap((name) => [name, name + TEMPORARY_SUFFIX]);
-    const all = new Set([...names, ...this.versions.doomed(), INDEX_FILE_NAME + TEMPORARY_SUFFIX]);
+    const indexes = [INDEX_FILE_NAME, INDEX_COPY_NAME].map((name) => name + TEMPORARY_SUFFIX);
+    const all = new Set([...names, ...this.versions.doomed(), ...indexes]);
     const prefixes = [...this.outputs];
     return { has: (name) => all.has(name) || prefixes.some((prefix) => name.startsWith(`${prefix}-`)) };
   }
@@ -204,14 +212,21 @@ export class LayerSet implements AsyncDisposable {
         await this.files.rename(layer.temporaryPath, this.pathOf(layer.descriptor.name));
       }
       if (added.length > 0) await this.files.syncDirectory(this.directory);
-      await this.prepareIndex(index);
+      const bytes = encodeIndex(index);
+      await writeIndexCopy(this.directory, bytes, this.files);
+      await this.prepareIndex(bytes);
       await this.renameIndex();
     } catch (error) {
       if (this.broken !== undefined) throw error;
       if (change.returnFiles) await this.moveBack(added);
       else await this.discard(added.map((layer) => layer.temporaryPath));
       const begun = added.map(({ descriptor }) => this.pathOf(descriptor.name));
-      await this.discard([...begun, this.temporaryPathOf(INDEX_FILE_NAME)]);
+      await this.discard([
+        ...begun,
+        this.temporaryPathOf(INDEX_FILE_NAME),
+        this.temporaryPathOf(INDEX_COPY_NAME),
+      ]);
+      await this.restoreCopy();
       throw asResourceError(error, `publish layers in ${this.directory}`);
     }
     await this.syncIndexName();
@@ -219,6 +234,13 @@ export class LayerSet implements AsyncDisposable {
     for (const { descriptor } of added) this.begun.delete(descriptor.name);
     this.versions.replace(layers, [...removed]);
     change.onPublished?.();
+  }
+
+  /** After a publication that failed. */
+  private async restoreCopy(): Promise<void> {
+    const { directory, files, index } = this;
+    if (index.layers.length === 0) await removeIndexCopy(directory, files);
+    else await alignIndexCopy(directory, encodeIndex(index), files);
   }
 
   private changedIndex({ added = [], removed = NOTHING, durableLsn, retention }: Publication): TimelineIndex {
@@ -252,10 +274,10 @@ export class LayerSet implements AsyncDisposable {
     );
   }
 
-  private async prepareIndex(index: TimelineIndex): Promise<void> {
+  private async prepareIndex(bytes: Uint8Array): Promise<void> {
     const handle = await this.files.open(this.temporaryPathOf(INDEX_FILE_NAME), "w");
     try {
-      await handle.write(encodeIndex(index), 0);
+      await handle.write(bytes, 0);
       await handle.sync();
     } finally {
       await handle.close();

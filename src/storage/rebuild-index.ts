@@ -1,14 +1,23 @@
 /**
- * An index that cannot be read, made again from the layer files, which say themselves what they hold. Only where that
- * leaves no doubt: every file whole, no two that hold the same, no hole between them, and none ever replaced or removed,
- * which shows in the numbers of the files. (What garbage collection has left of the history stands in the index only.)
+ * An index that cannot be read, made again: from its copy, where all that it names is there and whole; otherwise from the
+ * layer files, which say themselves what they hold. That only where it leaves no doubt: every file whole, no two that hold
+ * the same, no hole between them, and none ever replaced or removed, which shows in the numbers of the files. (What
+ * garbage collection has left of the history stands in the index and its copy only.)
  */
-import type { Lsn } from "../base/lsn.ts";
+import { ErrorCode, NeonError } from "../base/errors.ts";
+import { type Lsn, formatLsn } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
 import { type CheckOptions, checkLayer } from "./check-layer.ts";
 import { Findings } from "./findings.ts";
 import { holesIn } from "./fsck.ts";
-import { INDEX_FILE_NAME, TEMPORARY_SUFFIX, type TimelineIndex, encodeIndex } from "./index-file.ts";
+import { INDEX_COPY_NAME } from "./index-copy.ts";
+import {
+  INDEX_FILE_NAME,
+  TEMPORARY_SUFFIX,
+  type TimelineIndex,
+  encodeIndex,
+  readIndex,
+} from "./index-file.ts";
 import type { KeyRange } from "./key-range.ts";
 import { compareKeys } from "./key.ts";
 import { decodeFooter, decodeHeader } from "./layer-codec.ts";
@@ -25,7 +34,7 @@ export interface RebuildOptions extends CheckOptions {
 }
 
 export type RebuiltIndex =
-  | { readonly kind: "index"; readonly index: TimelineIndex }
+  | { readonly kind: "index"; readonly index: TimelineIndex; readonly from: "copy" | "layers" }
   /** Why there can be none. */
   | { readonly kind: "impossible"; readonly why: string };
 
@@ -35,8 +44,51 @@ export async function rebuildIndex(
   options: RebuildOptions,
   files: Files,
 ): Promise<RebuiltIndex> {
-  const impossible = (why: string): RebuiltIndex => ({ kind: "impossible", why });
   const names = (await files.list(directory)).filter((name) => /\.(delta|image)$/.test(name));
+  const copied = await indexOfCopy(directory, names, options, files);
+  if (typeof copied !== "string") return { kind: "index", index: copied, from: "copy" };
+  const rebuilt = await indexOfLayers(directory, names, options, files);
+  if (rebuilt.kind === "index") return rebuilt;
+  return { kind: "impossible", why: `${rebuilt.why}; and its copy ${copied}` };
+}
+
+/** What the copy says, if there is no doubt about it; otherwise what is wrong with it, in words. */
+async function indexOfCopy(
+  directory: string,
+  names: readonly string[],
+  options: RebuildOptions,
+  files: Files,
+): Promise<TimelineIndex | string> {
+  let index: TimelineIndex;
+  try {
+    index = await readIndex(`${directory}/${INDEX_COPY_NAME}`, files);
+  } catch (error) {
+    return error instanceof NeonError && error.code === ErrorCode.NotFound ? "is missing" : "cannot be read";
+  }
+  if (options.startLsn !== undefined && index.startLsn !== options.startLsn) {
+    return `begins at ${formatLsn(index.startLsn)}, the timeline at ${formatLsn(options.startLsn)}`;
+  }
+  const named = new Map(index.layers.map((layer) => [layer.name, layer]));
+  for (const name of named.keys()) if (!names.includes(name)) return `names ${name}, which is missing`;
+  for (const name of names) {
+    const layer = named.get(name);
+    const found = await describeLayer(directory, name, options, files, layer);
+    if (layer !== undefined && typeof found === "string") return `names ${name}, which is damaged: ${found}`;
+    // It was written by a program that knows of no copy, which may be far behind then.
+    if (layer === undefined && typeof found !== "string" && found.endLsn > index.durableLsn)
+      return `does not know of ${name}`;
+  }
+  const [hole] = holesIn(index, options.imagesOf);
+  return hole ?? index;
+}
+
+async function indexOfLayers(
+  directory: string,
+  names: readonly string[],
+  options: RebuildOptions,
+  files: Files,
+): Promise<RebuiltIndex> {
+  const impossible = (why: string): RebuiltIndex => ({ kind: "impossible", why });
   const layers: LayerDescriptor[] = [];
   for (const name of names) {
     const read = await describeLayer(directory, name, options, files);
@@ -56,7 +108,7 @@ export async function rebuildIndex(
   const durableLsn = layers.reduce((end, layer) => (layer.endLsn > end ? layer.endLsn : end), startLsn);
   const index: TimelineIndex = { startLsn, durableLsn, nextFile: layers.length + 1, layers };
   const [hole] = holesIn(index, options.imagesOf);
-  return hole === undefined ? { kind: "index", index } : impossible(`the timeline ${hole}`);
+  return hole === undefined ? { kind: "index", index, from: "layers" } : impossible(`the timeline ${hole}`);
 }
 
 /** Puts an index in the place of one that cannot be read. Durable when it returns. */
@@ -79,12 +131,13 @@ async function describeLayer(
   name: string,
   options: CheckOptions,
   files: Files,
+  known?: LayerDescriptor,
 ): Promise<LayerDescriptor | string> {
   const path = `${directory}/${name}`;
   const findings = new Findings();
   await using cache = new StoreCache({ capacityBytes: 0, handlesMax: 1 }, { files });
   try {
-    const descriptor = await readDescriptor(path, name, files);
+    const descriptor = known ?? (await readDescriptor(path, name, files));
     await checkLayer(new LayerFile(path, descriptor, cache), findings, options);
     if (findings.list[0] === undefined) return descriptor;
   } catch (error) {

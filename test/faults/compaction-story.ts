@@ -8,6 +8,7 @@ import type { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { type Key, ValueFlag } from "../../src/storage/key.ts";
 import { ALL_KEYS } from "../../src/storage/key-range.ts";
 import { planGc } from "../../src/storage/plan-gc.ts";
+import { rebuildIndex, replaceIndex } from "../../src/storage/rebuild-index.ts";
 import { TimelineStore } from "../../src/storage/store.ts";
 import { StoreCache } from "../../src/storage/store-cache.ts";
 import { ModelTimeline, checkGet, checkScan, imageBytes, putBoth, stateOf } from "../storage/model.ts";
@@ -29,7 +30,7 @@ const makeKey = (relNumber: number, block: number): Key => ({
 });
 const KEYS: readonly Key[] = Array.from({ length: 12 }, (_, i) => makeKey(1 + (i % 3), i));
 
-const POLICY: CompactionPolicy = {
+export const POLICY: CompactionPolicy = {
   merge: { flushedLayersMin: 3, mergeBytesMax: 1 << 20 },
   images: { changesPerImage: 1, changesBytesMin: 1, layersMax: 2 },
   fileBytesMax: 4000,
@@ -129,7 +130,30 @@ async function live({ files }: Run, ledger: CompactionLedger): Promise<void> {
   }
 }
 
-async function look({ files, random }: Run, ledger: CompactionLedger, point: Point): Promise<void> {
+async function look(run: Run, ledger: CompactionLedger, point: Point): Promise<void> {
+  // Before an opening makes things equal again.
+  const withoutIndex = run.files.copy();
+  await lookWithIndex(run, ledger, point);
+  await lookWithoutIndex({ ...run, files: withoutIndex }, ledger, point);
+}
+
+/** The index is lost on top of it: what is made again from its copy has all that was acknowledged. */
+async function lookWithoutIndex(run: Run, ledger: CompactionLedger, point: Point): Promise<void> {
+  const { files } = run;
+  const path = `${SOURCE}/index.json`;
+  if (!files.paths().includes(path)) return;
+  files.removeNow(path);
+  const rebuilt = await rebuildIndex(SOURCE, { startLsn: toLsn(START) }, files);
+  if (rebuilt.kind === "impossible") {
+    const isUnderWay = rebuilt.why.includes("does not know of");
+    assert.ok(point.diskLied || ledger.acknowledged === START || isUnderWay, rebuilt.why);
+    return;
+  }
+  await replaceIndex(SOURCE, rebuilt.index, files);
+  await lookWithIndex(run, ledger, point);
+}
+
+async function lookWithIndex({ files, random }: Run, ledger: CompactionLedger, point: Point): Promise<void> {
   await using cache = new StoreCache({ capacityBytes: 10_000 }, { files });
   const open = async (directory: string, created: boolean): Promise<TimelineStore | undefined> => {
     try {

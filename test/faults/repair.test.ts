@@ -86,6 +86,11 @@ function spoil(files: FaultyFiles, path: string | undefined): void {
 const mended = (steps: readonly RepairStep[]): RepairStep[] =>
   steps.filter((step) => step.kind === "corrupt");
 
+/** As a version of the program that makes none leaves it. */
+function removeCopies(files: FaultyFiles): void {
+  for (const path of files.paths()) if (path.endsWith("/copy.index.json")) files.removeNow(path);
+}
+
 const indexesOf = (paths: readonly string[]): string[] =>
   paths.filter((path) => path.endsWith("/index.json"));
 
@@ -99,7 +104,7 @@ test("an index is made again from the layers, but not before it is asked for", a
   assert.equal(plan.applied, false);
   assert.deepEqual(plan.steps.map((step) => step.file).sort(), indexesOf([...before.keys()]));
   for (const { what, error } of plan.steps) {
-    assert.match(what, /^makes it again from [02] layer files$/);
+    assert.match(what, /^makes it again from (its copy|0 layer files)$/);
     assert.equal(error, undefined);
   }
   assert.deepEqual(patient.contents(), before, "a plan changes nothing");
@@ -107,6 +112,19 @@ test("an index is made again from the layers, but not before it is asked for", a
   assert.deepEqual([done.applied, done.steps.map((step) => step.error)], [true, [undefined, undefined]]);
   await patient.checkWhole();
   await patient.restart();
+  await patient.checkWhole();
+});
+
+test("without its copy, an index is made again from the layers, as long as none was replaced", async (t) => {
+  await using patient = await Patient.open(t, (files, paths) => {
+    removeCopies(files);
+    for (const path of indexesOf(paths)) spoil(files, path);
+  });
+  const { steps } = await patient.repair(true);
+  for (const { what, error } of steps) {
+    assert.match(what, /^makes it again from [02] layer files$/);
+    assert.equal(error, undefined);
+  }
   await patient.checkWhole();
 });
 
@@ -176,6 +194,7 @@ test("what is lost is left as it is, with the reason", async (t) => {
 
 test("layers that were removed leave a doubt", async (t) => {
   await using patient = await Patient.open(t, (files, paths) => {
+    removeCopies(files);
     const delta = paths.find((path) => path.endsWith(".delta"));
     assert.ok(delta);
     files.replaceContent(delta.replace(/\/\d{8}-/, "/00000077-"), files.contentOf(delta));
@@ -192,6 +211,7 @@ test("layers that were removed leave a doubt", async (t) => {
 
 test("two layers that hold the same leave a doubt, and nothing is done", async (t) => {
   await using patient = await Patient.open(t, (files, paths) => {
+    removeCopies(files);
     const delta = paths.find((path) => path.endsWith(".delta"));
     assert.ok(delta);
     files.replaceContent(delta.replace(/\/\d{8}-/, "/00000003-"), files.contentOf(delta));
@@ -254,7 +274,7 @@ test("after any flipped bit, a repair makes nothing worse", { timeout: 300_000 }
       for (const step of steps) assert.equal(step.error, undefined, `${path}: ${step.what}`);
       for (const other of files.paths()) {
         // What is opened is put into layers, and then stands in the index.
-        const isMoving = other.includes("/wal") || other.endsWith("/index.json");
+        const isMoving = other.includes("/wal") || other.endsWith("index.json");
         const isTouched = other === path || isMoving || !specimen.files.paths().includes(other);
         if (isTouched) continue;
         assert.deepEqual(

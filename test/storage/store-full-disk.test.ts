@@ -12,7 +12,7 @@ import { ModelTimeline, checkGet, checkScan, imagesOf, putBoth } from "./model.t
 
 const OPTIONS = { directory: "/line", startLsn: toLsn(1000) };
 /** Writes, syncs and renames of one small layer: six for the file, two for its name, five for the index. */
-const OPERATIONS_OF_FLUSH = 13;
+const OPERATIONS_OF_FLUSH = 17;
 const key = (block: number): Key => ({ kind: 0, spcOid: 1, dbOid: 5, relNumber: 1, fork: 0, block });
 
 function isFull(error: unknown): boolean {

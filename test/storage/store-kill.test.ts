@@ -43,7 +43,7 @@ test("a process that writes may be killed at any time", async (t) => {
       const acknowledged = await writeAndKill(options.directory, random.between(1, 12));
       await using store = await TimelineStore.open(options, { files, cache });
       assert.ok(store.durableLsn >= acknowledged && acknowledged > START_LSN);
-      assert.equal((await readdir(options.directory)).length, store.layers().length + 1);
+      assert.equal((await readdir(options.directory)).length, store.layers().length + 2);
       for (const key of HISTORY_KEYS) {
         const lsn = random.between(START_LSN, store.durableLsn);
         for (const [at, upTo] of [

@@ -10,6 +10,7 @@ import type { Files } from "../../base/seams.ts";
 import type { CheckOptions } from "../../storage/check-layer.ts";
 import type { Finding } from "../../storage/findings.ts";
 import { INDEX_FILE_NAME, TEMPORARY_SUFFIX as STORE_SUFFIX } from "../../storage/index-file.ts";
+import { INDEX_COPY_NAME } from "../../storage/index-copy.ts";
 import { isLayerSetFile } from "../../storage/layer-set.ts";
 import { rebuildIndex, replaceIndex } from "../../storage/rebuild-index.ts";
 import { IMAGE_RANGE } from "../ingest/keyspace.ts";
@@ -134,11 +135,15 @@ class RepairPlan<T extends ServedTimeline> {
     const id = this.timelineOf(file);
     const entry = id === undefined ? undefined : this.subject.timelines.settled().get(id);
     const name = basename(file);
-    if (entry?.kind === "open" && [METADATA_FILE, INDEX_FILE_NAME, "wal.durable"].includes(name)) {
+    if (
+      entry?.kind === "open" &&
+      [METADATA_FILE, INDEX_FILE_NAME, INDEX_COPY_NAME, "wal.durable"].includes(name)
+    ) {
       const { timeline } = entry;
       return { what: "writes it again, from memory", file, run: () => timeline.rewriteFiles() };
     }
     if (id !== undefined && name === INDEX_FILE_NAME) return this.mendIndex(id, file);
+    if (name === INDEX_COPY_NAME) return "it is written again when the timeline is opened";
     if (name === METADATA_FILE) return "what it said stands nowhere else";
     if (/\.(delta|image)$/.test(name))
       return "what it held stands nowhere else: branch off before it, or pull it again";
@@ -205,8 +210,11 @@ class RepairPlan<T extends ServedTimeline> {
     const imagesOf = metadata.ancestor === undefined ? IMAGE_RANGE : undefined;
     const rebuilt = await rebuildIndex(layers, { ...this.options, startLsn, imagesOf }, this.files);
     if (rebuilt.kind === "impossible") return `it cannot be made again: ${rebuilt.why}`;
-    const { index } = rebuilt;
-    const what = `makes it again from ${index.layers.length} layer files`;
+    const { index, from } = rebuilt;
+    const what =
+      from === "copy"
+        ? "makes it again from its copy"
+        : `makes it again from ${index.layers.length} layer files`;
     return { what, file, run: () => replaceIndex(layers, index, this.files) };
   }
 
