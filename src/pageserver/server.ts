@@ -19,6 +19,7 @@ import { backupCommands } from "./service/libpq/backup-commands.ts";
 import { generalCommands } from "./service/libpq/commands.ts";
 import type { LibpqCommand } from "./service/libpq/command.ts";
 import { LibpqService, type LibpqServiceDependencies } from "./service/libpq/libpq-service.ts";
+import { importCommands } from "./service/libpq/import-commands.ts";
 import { maintenanceCommands } from "./service/libpq/maintenance-commands.ts";
 import { ReplicationService } from "./service/libpq/replication-service.ts";
 import { pagestreamCommands } from "./service/libpq/pagestream.ts";
@@ -119,6 +120,7 @@ export class Pageserver implements AsyncDisposable {
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
         ...adminCommands({ tenants, settings: shownSettings(options) }),
         ...backupCommands(tenants),
+        ...importCommands(tenants),
         ...maintenanceCommands(tenants, options.maintenance),
         ...pagestreamCommands({
           tenants,

@@ -146,6 +146,7 @@ void test("a user of one tenant gets nothing of another, and nothing of the page
     `get_lsn_by_timestamp ${OTHER} ${timeline} 2026-01-01T00:00:00Z`,
     `get_last_record_rlsn ${OTHER} ${timeline}`,
     `import basebackup ${OTHER} ${timeline} 0/1 0/1`,
+    `import wal ${OTHER} ${timeline} 0/1 0/2`,
     `checkpoint ${OTHER} ${timeline}`,
     `compact ${OTHER} ${timeline}`,
     `do_gc ${OTHER}`,

@@ -37,6 +37,7 @@ import {
   kindRange,
 } from "../ingest/keyspace.ts";
 import type { Reconstructor } from "../read/reconstruct.ts";
+import { BACKUP_LABEL } from "./backup-label.ts";
 import type { BackupTarget } from "./backup-target.ts";
 import { writeRelationFiles } from "./relation-files.ts";
 import { TarWriter } from "./tar-writer.ts";
@@ -159,8 +160,6 @@ async function eachValue(
   }
 }
 
-/** The file in which a backup says from where it is to be recovered. */
-export const BACKUP_LABEL = "backup_label";
 const ALLOW_IN_PLACE = "allow_in_place_tablespaces = on\n";
 
 /**

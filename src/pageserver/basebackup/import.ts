@@ -1,9 +1,8 @@
 /**
- * A cleanly stopped data directory, as a tar, into keyed values: the base image of a tenant's first timeline. It
- * belongs to the end of the shutdown checkpoint that pg_control names, and WAL goes on from there.
+ * A data directory, as a tar, into keyed values: the base image of a tenant's first timeline. One that was stopped
+ * cleanly belongs to the end of the shutdown checkpoint that pg_control names, and WAL goes on from there; a base backup
+ * of a running server has the WAL in it that makes it whole.
  */
-import { Readable } from "node:stream";
-import { type ReadEntry, Parser } from "tar";
 import { crc32c } from "../../base/crc32c.ts";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
@@ -22,7 +21,7 @@ import { parseSlruPath, parseTwoPhasePath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { CHECKPOINT_SIZE } from "../../postgres/checkpoint.ts";
 import { RECORD_HEADER_SIZE } from "../../postgres/wal/decode-record.ts";
-import { recordEndLsn } from "../../postgres/wal/layout.ts";
+import { recordEndLsn, withoutPageHeader } from "../../postgres/wal/layout.ts";
 import { type Key, compareKeys } from "../../storage/key.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
 import {
@@ -35,6 +34,9 @@ import {
   slruPageKey,
   twoPhaseKey,
 } from "../ingest/keyspace.ts";
+import { KeptWal, isWalFile } from "../receive/kept-wal.ts";
+import { BACKUP_LABEL, backupRedoLsn } from "./backup-label.ts";
+import { readTarFiles } from "./tar-reader.ts";
 
 /** A data directory is held in memory while it is imported: what initdb makes is 40 MB. */
 const IMPORT_BYTES_MAX = 2 * 1024 ** 3;
@@ -49,8 +51,10 @@ const CONTROL_FILE = "global/pg_control";
 
 export interface ImportedCluster {
   readonly control: ControlFile;
-  /** The end of the shutdown checkpoint: what the values are as of. */
+  /** What the values are as of: the end of the shutdown checkpoint, or where WAL must be replayed from. */
   readonly lsn: Lsn;
+  /** Of a base backup of a running server: where it begins, and the WAL that makes it whole. */
+  readonly online?: { readonly redoLsn: Lsn; readonly wal: KeptWal };
   /** All values, in key order. */
   readonly values: AsyncIterable<readonly { key: Key; bytes: Uint8Array }[]>;
 }
@@ -68,6 +72,8 @@ export async function readDataDirectory(tar: AsyncIterable<Uint8Array>): Promise
     throw new NeonError(ErrorCode.Usage, `the archive is no data directory: it has no ${CONTROL_FILE}`);
   }
   const control = parseControlFile(template);
+  const label = files.get(BACKUP_LABEL);
+  if (label !== undefined) return readOnlineBackup(files, { control, template, label });
   if (control.state !== ClusterState.ShutDown) {
     throw new NeonError(ErrorCode.Conflict, "the data directory was not shut down cleanly", {
       hint: "Start Postgres on it once and stop it with pg_ctl stop -m fast, then import it.",
@@ -80,59 +86,60 @@ export async function readDataDirectory(tar: AsyncIterable<Uint8Array>): Promise
   return { control, lsn, values: inBatches(values) };
 }
 
+/**
+ * A base backup of a running server: files from anywhere between its beginning and its end, which the WAL in between
+ * makes one. Every page that is changed meanwhile is whole in the WAL, so what is in the files does not matter.
+ */
+function readOnlineBackup(
+  files: Map<string, Uint8Array>,
+  from: { control: ControlFile; template: Uint8Array; label: Uint8Array },
+): ImportedCluster {
+  const { control, template, label } = from;
+  const redoLsn = backupRedoLsn(label);
+  const lsn = withoutPageHeader(redoLsn, control.walSegmentSize);
+  const wal = new Map([...files].filter(([path]) => isWalFile(path)));
+  if (wal.size === 0) {
+    throw new NeonError(ErrorCode.Usage, "the base backup of a running server has no WAL in its archive", {
+      hint: "Take it with pg_basebackup -F tar -X fetch, which puts the WAL into base.tar; or stop the server and import its directory.",
+    });
+  }
+  for (const path of [BACKUP_LABEL, ...wal.keys()]) files.delete(path);
+  const values = collectValues(files, control, template);
+  values.sort((a, b) => compareKeys(a.key, b.key));
+  const cluster = {
+    pgVersion: control.version,
+    systemId: control.systemId,
+    segmentSize: control.walSegmentSize,
+  };
+  return {
+    control,
+    lsn,
+    values: inBatches(values),
+    online: { redoLsn, wal: new KeptWal(cluster, wal) },
+  };
+}
+
 async function* inBatches(values: readonly Value[]): AsyncGenerator<readonly Value[]> {
   for (let at = 0; at < values.length; at += BATCH_VALUES) yield values.slice(at, at + BATCH_VALUES);
 }
 
 /** Content of all files that matter, by path relative to the data directory. */
 async function readTar(tar: AsyncIterable<Uint8Array>): Promise<Map<string, Uint8Array>> {
-  const files = new Map<string, Uint8Array>();
-  let total = 0;
   let link: string | undefined;
-  const parser = new Parser({ strict: true });
-  const failed = new Promise<never>((_, reject) => {
-    parser.on("error", reject);
-  });
-  parser.on("entry", (entry: ReadEntry) => {
-    const path = entry.path.replace(/^\.\//, "");
+  // The label comes first, the WAL last. Of a server that was stopped the WAL is not needed.
+  let isOnline = false;
+  const files = await readTarFiles(tar, {
+    what: "data directory",
+    sizeBytesMax: IMPORT_BYTES_MAX,
+    wants: (path) => {
+      isOnline ||= path === BACKUP_LABEL;
+      return path === BACKUP_LABEL || isImported(path) || (isOnline && isWalFile(path));
+    },
     // What a link leads to is not in the archive; pg_wal may be one, and is not needed.
-    const isLink = entry.type === "SymbolicLink" || entry.type === "Link";
-    if (isLink && (isImported(path) || isImported(`${path}/`))) link ??= path;
-    if (entry.type !== "File" || !isImported(path)) {
-      entry.resume();
-      return;
-    }
-    const parts: Buffer[] = [];
-    entry.on("data", (part: Buffer) => {
-      total += part.length;
-      if (total <= IMPORT_BYTES_MAX) parts.push(part);
-    });
-    entry.on("end", () => {
-      files.set(path, Buffer.concat(parts));
-    });
+    onLink: (path) => {
+      if (isImported(path) || isImported(`${path}/`)) link ??= path;
+    },
   });
-  const ended = new Promise<void>((resolve) => {
-    parser.on("end", resolve);
-  });
-  const fed = (async () => {
-    for await (const chunk of Readable.from(tar)) {
-      if (!parser.write(Buffer.from(chunk as Uint8Array))) {
-        await new Promise<void>((resolve) => parser.once("drain", resolve));
-      }
-      if (total > IMPORT_BYTES_MAX)
-        throw new NeonError(ErrorCode.Usage, `the data directory is larger than ${IMPORT_BYTES_MAX} bytes`);
-    }
-    parser.end();
-    await ended;
-  })();
-  try {
-    await Promise.race([fed, failed]);
-  } catch (error) {
-    if (error instanceof NeonError) throw error;
-    throw new NeonError(ErrorCode.Usage, "the archive of the data directory cannot be read", {
-      cause: error,
-    });
-  }
   if (link !== undefined) throw linkError(link);
   return files;
 }

@@ -1,9 +1,8 @@
 /** Points in time in requests: which timeline, and which LSN on it. */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
-import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
-import { PAGE_SIZE } from "../../postgres/constants.ts";
-import { nextRecordLsn } from "../../postgres/wal/layout.ts";
+import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import { withoutPageHeader } from "../../postgres/wal/layout.ts";
 import type { JsonFields } from "../json-fields.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
@@ -91,12 +90,6 @@ async function waitForTime(timeline: ServedTimeline, unixMs: number): Promise<vo
   } catch (error) {
     if (!(await timeline.hasCommitAfter(unixMs))) throw error;
   }
-}
-
-/** Postgres names the place behind a page header where our LSNs name the page's start. */
-function withoutPageHeader(lsn: Lsn, segmentSize: number): Lsn {
-  const pageStart = lsnAlignDown(lsn, PAGE_SIZE);
-  return lsn <= nextRecordLsn(pageStart, segmentSize) ? pageStart : lsn;
 }
 
 /** The end of a timeline, with every commit that has returned on its compute. */

@@ -9,6 +9,7 @@ import type { AdoptedLayer, Retention, TimelineStore } from "../../storage/store
 import type { RecoverySource } from "../verify/recovery.ts";
 import type { MadeBy } from "../verify/compare-pages.ts";
 import type { Verification, VerifyOptions } from "../verify/verify-directory.ts";
+import type { WalIntake } from "./wal-intake.ts";
 import type { TimelineWal } from "./timeline-wal.ts";
 import type { Maintenance } from "../compaction/maintenance.ts";
 import type { Leases } from "./leases.ts";
@@ -64,6 +65,8 @@ export interface TimelineExchange {
     /** What of the history is there, if not all of it. */
     retention?: Retention;
   }): Promise<void>;
+  /** Takes in WAL that somebody has kept, at the end of the timeline, to which nobody may write. */
+  takeWal(feed: (intake: WalIntake) => Promise<void>): Promise<void>;
 }
 
 export interface ServedTimeline {
@@ -156,13 +159,15 @@ export interface TimelineFactory<T extends ServedTimeline> {
     cluster: ClusterIdentity;
     ancestor: { timeline: T; lsn: Lsn } | undefined;
   }): Promise<T>;
-  /** A root timeline from the tar of a cleanly stopped data directory. */
+  /** A root timeline from the tar of a data directory that was stopped cleanly, or of an online base backup. */
   import(options: {
     directory: string;
     id: TimelineId;
     /** Major version that is expected; the system identifier too, where the tenant has one. */
     expected: { pgVersion: PgVersion; systemId: bigint | undefined };
     tar: AsyncIterable<Uint8Array>;
+    /** Where the timeline is to end. */
+    endLsn?: Lsn | undefined;
     createdAt: number;
   }): Promise<T>;
 }

@@ -11,7 +11,7 @@
 import { join } from "node:path";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { type TenantId, type TimelineId, newTimelineId } from "../../base/ids.ts";
-import type { Lsn } from "../../base/lsn.ts";
+import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Clock, Files, Random } from "../../base/seams.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
@@ -218,11 +218,15 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     });
   }
 
-  /** A root timeline from the tar of a cleanly stopped data directory, and a branch that names it. */
+  /**
+   * A root timeline from the tar of a data directory, and a branch that names it. `endLsn` is where it is to end: throws
+   * `usage` if it does not.
+   */
   async import(options: {
     branch: string;
     timelineId: TimelineId | undefined;
     tar: AsyncIterable<Uint8Array>;
+    endLsn?: Lsn | undefined;
   }): Promise<{ branch: Branch; timeline: T }> {
     const id = options.timelineId ?? newTimelineId(this.dependencies.random);
     await this.changes.run(async () => {
@@ -235,8 +239,18 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
         id,
         expected: { pgVersion: this.pgVersion, systemId: this.systemId },
         tar: options.tar,
+        endLsn: options.endLsn,
         createdAt: this.dependencies.clock.now(),
       });
+      const { endLsn } = options;
+      if (endLsn !== undefined && timeline.lastRecordLsn !== endLsn) {
+        const found = formatLsn(timeline.lastRecordLsn);
+        await this.changes.run(() => this.timelines.discard(id));
+        throw new NeonError(
+          ErrorCode.Usage,
+          `the data directory ends at ${found}, not at ${formatLsn(endLsn)}`,
+        );
+      }
       const branch = await this.changes.run(async () => {
         this.reserved.delete(options.branch);
         await this.adoptCluster(timeline);

@@ -1,11 +1,12 @@
 /** Making, opening and importing timelines: what is on disk before there is a `Timeline`. */
 import { join } from "node:path";
 import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
-import type { Lsn } from "../../base/lsn.ts";
-import { parseControlFile } from "../../postgres/control-file.ts";
+import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import { type ControlFile, parseControlFile } from "../../postgres/control-file.ts";
 import { TimelineStore } from "../../storage/store.ts";
-import { readDataDirectory } from "../basebackup/import.ts";
+import { type ImportedCluster, readDataDirectory } from "../basebackup/import.ts";
 import { CONTROL_FILE_KEY, FULL_RANGE } from "../ingest/keyspace.ts";
+import type { KeptWal } from "../receive/kept-wal.ts";
 import { Reconstructor } from "../read/reconstruct.ts";
 import { removeInterruptedWrite } from "./json-file.ts";
 import {
@@ -83,8 +84,68 @@ async function importTimeline(
   options: Parameters<TimelineFactory<Timeline>["import"]>[0],
   dependencies: TimelineDependencies,
 ): Promise<Timeline> {
-  const { directory, id, expected, createdAt } = options;
-  const { control, lsn, values } = await readDataDirectory(options.tar);
+  const { directory, id, expected, createdAt, endLsn } = options;
+  const imported = await readDataDirectory(options.tar);
+  const { control, lsn, values, online } = imported;
+  checkExpected(control, expected);
+  const cluster: ClusterIdentity = {
+    pgVersion: control.version,
+    systemId: control.systemId,
+    segmentSize: control.walSegmentSize,
+  };
+  const start = { previousLsn: online?.wal.previousOf(lsn) ?? control.checkpointLsn, endLsn: lsn };
+  const span = online && (await spanOf(online, start, endLsn));
+  const store = await createStore(directory, lsn, dependencies);
+  await store.addImageLayer(FULL_RANGE, lsn, values);
+  const metadata: TimelineMetadata = { id, ancestor: undefined, history: [], writer: undefined, createdAt };
+  await writeTimelineMetadata(dependencies.files, directory, metadata);
+  const findStart = (): Promise<RecordBoundary> => Promise.resolve(start);
+  const timeline = new Timeline(
+    { directory, metadata, cluster, store, ancestor: undefined, findStart },
+    dependencies,
+  );
+  if (!online || !span) return timeline;
+  try {
+    await makeWhole(timeline, online.wal, span);
+  } catch (error) {
+    await timeline.close();
+    throw error;
+  }
+  return timeline;
+}
+
+type Online = NonNullable<ImportedCluster["online"]>;
+type WalSpan = Parameters<KeptWal["check"]>[0];
+
+/** The WAL that makes an online backup whole. Throws `usage` where it does not, before anything is written. */
+async function spanOf(online: Online, start: RecordBoundary, endLsn: Lsn | undefined): Promise<WalSpan> {
+  const from = { startLsn: start.endLsn, previousLsn: start.previousLsn };
+  const consistentLsn = await online.wal.endOfBackup(from, online.redoLsn);
+  if (endLsn !== undefined && endLsn < consistentLsn) {
+    throw new NeonError(
+      ErrorCode.Usage,
+      `the backup is consistent from ${formatLsn(consistentLsn)} on, which is behind ${formatLsn(endLsn)}`,
+    );
+  }
+  const span = { ...from, endLsn: endLsn ?? consistentLsn };
+  await online.wal.check(span);
+  return span;
+}
+
+/** Replays the WAL of the backup. Below its end pages are as they happened to be copied: that history is given up. */
+async function makeWhole(timeline: Timeline, wal: KeptWal, span: WalSpan): Promise<void> {
+  await timeline.takeWal((intake) => wal.feed(intake, span));
+  const { previousLsn, endLsn } = await timeline.recordBoundary(timeline.lastRecordLsn);
+  assert(timeline.store.durableLsn === endLsn, "everything is in layers");
+  const commitMs = await timeline.commitTimeAt(endLsn);
+  const cutoff = { lsn: endLsn, previousLsn, commitMs: commitMs === null ? null : Math.ceil(commitMs) };
+  await timeline.store.retain({ cutoff, points: [] });
+}
+
+function checkExpected(
+  control: ControlFile,
+  expected: Parameters<TimelineFactory<Timeline>["import"]>[0]["expected"],
+): void {
   if (control.version.major !== expected.pgVersion.major) {
     throw new NeonError(
       ErrorCode.Conflict,
@@ -97,18 +158,6 @@ async function importTimeline(
       `the data directory belongs to another cluster (system ${control.systemId}, the tenant has ${expected.systemId})`,
     );
   }
-  const cluster: ClusterIdentity = {
-    pgVersion: control.version,
-    systemId: control.systemId,
-    segmentSize: control.walSegmentSize,
-  };
-  const store = await createStore(directory, lsn, dependencies);
-  await store.addImageLayer(FULL_RANGE, lsn, values);
-  const metadata: TimelineMetadata = { id, ancestor: undefined, history: [], writer: undefined, createdAt };
-  await writeTimelineMetadata(dependencies.files, directory, metadata);
-  const start = { previousLsn: control.checkpointLsn, endLsn: lsn };
-  const findStart = (): Promise<RecordBoundary> => Promise.resolve(start);
-  return new Timeline({ directory, metadata, cluster, store, ancestor: undefined, findStart }, dependencies);
 }
 
 function storeOf(ancestor: { timeline: Timeline; lsn: Lsn }): { store: TimelineStore; lsn: Lsn } {

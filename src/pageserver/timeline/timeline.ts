@@ -11,9 +11,8 @@
 import { join } from "node:path";
 import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
 import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/ids.ts";
-import { type Lsn, formatLsn, lsnAlignDown } from "../../base/lsn.ts";
-import { PAGE_SIZE } from "../../postgres/constants.ts";
-import { nextRecordLsn } from "../../postgres/wal/layout.ts";
+import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import { withoutPageHeader } from "../../postgres/wal/layout.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { type BaseBackupSource, baseBackup } from "../basebackup/basebackup.ts";
 import { RedoVerifier } from "../ingest/verify-redo.ts";
@@ -95,14 +94,11 @@ export class Timeline implements ServedTimeline {
     const { segmentSize } = parts.cluster;
     this.boundaries = new Boundaries({ store: parts.store, segmentSize, findStart: parts.findStart });
     this.dependencies = dependencies;
-    const { clock, files, compaction, flushedLayersMin } = dependencies;
+    const { clock, files, compaction, flushedLayersMin, flushedLayersMax } = dependencies;
     this.leases = new Leases(this.directory, { files, clock });
     this.maintenance = new Maintenance(
       this,
-      {
-        flushedLayersMin: flushedLayersMin ?? FLUSHED_LAYERS_MIN,
-        flushedLayersMax: dependencies.flushedLayersMax,
-      },
+      { flushedLayersMin: flushedLayersMin ?? FLUSHED_LAYERS_MIN, flushedLayersMax },
       { runner: compaction ?? new InlineRunner(files), clock },
     );
   }
@@ -195,7 +191,7 @@ export class Timeline implements ServedTimeline {
   }
 
   async waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void> {
-    const wanted = this.withoutPageHeader(lsn);
+    const wanted = withoutPageHeader(lsn, this.cluster.segmentSize);
     if (wanted <= this.store.durableLsn) return;
     if (this.intake === undefined) throw neverComes(wanted, this.store.durableLsn);
     await this.intake.waitForDurable(wanted, timeoutMs);
@@ -259,7 +255,7 @@ export class Timeline implements ServedTimeline {
   }): Promise<{ lsn: Lsn; previousLsn: Lsn; stream: AsyncIterable<Uint8Array> }> {
     this.checkOpen();
     const end = this.lastRecordLsn;
-    if (request.lsn !== undefined && this.withoutPageHeader(request.lsn) > end) {
+    if (request.lsn !== undefined && withoutPageHeader(request.lsn, this.cluster.segmentSize) > end) {
       throw liesInTheFuture(request.lsn, end);
     }
     const hold = this.hold(request.lsn ?? end, "base backup");
@@ -298,15 +294,15 @@ export class Timeline implements ServedTimeline {
     this.checkOpen();
     const { directory, lsn, madeBy = "primary" } = request;
     const end = this.lastRecordLsn;
-    if (this.withoutPageHeader(lsn) > end) {
+    if (withoutPageHeader(lsn, this.cluster.segmentSize) > end) {
       throw new NeonError(
         ErrorCode.NotChecked,
         `the compute was stopped at ${formatLsn(lsn)}, but the pageserver has its WAL up to ${formatLsn(end)} only`,
       );
     }
     const source = await this.backupSource(await this.recordBoundary(lsn), false);
-    const { systemId } = this.cluster;
-    return verifyDirectory(source, { directory, systemId, madeBy }, this.dependencies.files, options);
+    const compared = { directory, systemId: this.cluster.systemId, madeBy };
+    return verifyDirectory(source, compared, this.dependencies.files, options);
   }
 
   async recoverySource(): Promise<RecoverySource> {
@@ -364,6 +360,16 @@ export class Timeline implements ServedTimeline {
     const history = [...this.historyBelow(this.store.durableLsn), ...change.history];
     await this.saveMetadata({ history, writer: undefined });
     await this.store.adopt(change.layers, change.endLsn, change.retention);
+  }
+
+  async takeWal(feed: (intake: WalIntake) => Promise<void>): Promise<void> {
+    this.checkOpen();
+    const { writer } = this.metadata;
+    if (writer !== undefined) throw beingWritten(this.id, writer.name);
+    const startLsn = this.lastRecordLsn;
+    const entry = { startLsn, epoch: newWriterEpoch(this.dependencies.random) };
+    await this.saveMetadata({ history: [...this.historyBelow(startLsn), entry], writer: undefined });
+    await feed(await this.openIntake()).finally(() => this.rest());
   }
 
   /** Entries at or above the end of the timeline say nothing: no WAL was written under them. */
@@ -485,12 +491,6 @@ export class Timeline implements ServedTimeline {
     const metadata = { ...this.metadata, ...changes };
     await writeTimelineMetadata(this.dependencies.files, this.directory, metadata);
     this.metadata = metadata;
-  }
-
-  /** Postgres names the place behind a page header where we name the page's start. */
-  private withoutPageHeader(lsn: Lsn): Lsn {
-    const pageStart = lsnAlignDown(lsn, PAGE_SIZE);
-    return lsn <= nextRecordLsn(pageStart, this.cluster.segmentSize) ? pageStart : lsn;
   }
 
   private checkOpen(): void {

@@ -179,6 +179,7 @@ export class Timelines<T extends ServedTimeline> {
     id: TimelineId;
     expected: Parameters<TimelineFactory<T>["import"]>[0]["expected"];
     tar: AsyncIterable<Uint8Array>;
+    endLsn?: Lsn | undefined;
     createdAt: number;
   }): Promise<T> {
     return this.build(options.id, (directory) =>

@@ -23,6 +23,12 @@ export function nextRecordLsn(lsn: Lsn, segmentSize: number): Lsn {
   return aligned % PAGE_SIZE === 0 ? lsnAdd(aligned, pageHeaderSize(aligned, segmentSize)) : aligned;
 }
 
+/** Postgres names the place behind a page header where we name the page's start, the end of the record before. */
+export function withoutPageHeader(lsn: Lsn, segmentSize: number): Lsn {
+  const pageStart = lsnAlignDown(lsn, PAGE_SIZE);
+  return lsn <= nextRecordLsn(pageStart, segmentSize) ? pageStart : lsn;
+}
+
 /**
  * The end, as redo stamps it, of a record of `length` bytes that starts at `startLsn`: page headers in between
  * counted, rounded up to 8, and a page boundary rather than the place behind the next header. (The end of an

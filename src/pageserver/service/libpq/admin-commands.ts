@@ -37,7 +37,6 @@ export function adminCommands({ tenants, settings }: AdminContext): LibpqCommand
     lastRecord(tenants),
     checkpoint(tenants),
     callMeMaybe(tenants),
-    importBackup(tenants),
     show(tenants, settings),
   ];
 }
@@ -214,42 +213,6 @@ function callMeMaybe(tenants: AllTenants): LibpqCommand {
             if (writer) await timeline.closeWriter(writer.epoch, "called again");
             await timeline.openWriter({ name: CALLER, source });
           });
-        },
-      };
-    },
-  };
-}
-
-/** The branch that names an imported timeline: the original has none, but what no branch names is deleted here. */
-export function importedBranchName(timelineId: TimelineId): string {
-  return `import-${timelineId.slice(0, 8)}`;
-}
-
-function importBackup(tenants: AllTenants): LibpqCommand {
-  return {
-    name: "import basebackup",
-    synopsis: "import basebackup TENANT TIMELINE BASE_LSN END_LSN [PG_VERSION]",
-    summary: "A timeline from the tar of a cleanly stopped data directory that ends at END_LSN: CopyIn.",
-    prepare: (args) => {
-      const id = args.tenantId();
-      const timelineId = args.timelineId();
-      args.lsn("the base LSN");
-      const endLsn = args.lsn("the end LSN");
-      const major = args.optionalWord();
-      return {
-        run: async (session) => {
-          checkTenant(session.identity, id);
-          const tenant = tenants.get(id);
-          if (major !== undefined && major !== String(tenant.pgVersion.major)) {
-            throw usage(`tenant ${id} is of Postgres ${tenant.pgVersion.major}, not ${major.slice(0, 10)}`);
-          }
-          const branch = importedBranchName(timelineId);
-          const tar = await session.copyIn();
-          const { timeline } = await tenant.import({ branch, timelineId, tar });
-          if (timeline.lastRecordLsn === endLsn) return;
-          const found = formatLsn(timeline.lastRecordLsn);
-          await tenant.deleteBranch(branch);
-          throw usage(`the data directory ends at ${found}, not at ${formatLsn(endLsn)}`);
         },
       };
     },

@@ -10,7 +10,7 @@ import { type Lsn, formatLsn } from "../../../base/lsn.ts";
 import type { Clock } from "../../../base/seams.ts";
 import type { Column } from "../../../pgwire/encode-backend.ts";
 import { segmentName } from "../../../postgres/wal/layout.ts";
-import { BACKUP_LABEL } from "../../basebackup/basebackup.ts";
+import { BACKUP_LABEL } from "../../basebackup/backup-label.ts";
 import { BackupManifest } from "../../replication/backup-manifest.ts";
 import { type StandbyBackup, standbyBackup } from "../../replication/standby-backup.ts";
 import { noCheckpoint } from "../../replication/standby-start.ts";
