@@ -170,7 +170,8 @@ export class PageserverClient {
   }
 
   async listTenants(): Promise<TenantInfo[]> {
-    return arrayField(await this.call("GET", "/v1/tenant"), "tenants").map((item) => tenantOf(item));
+    const call: HttpCall = { method: "GET", path: "/v1/tenant", timeoutMs: this.timeoutMs };
+    return arrayField({ tenants: await requestJson(this.target, call) }, "tenants").map(tenantOf);
   }
 
   /** Creates this client's tenant on the server. Throws `exists` if it is there. */
@@ -455,7 +456,7 @@ function tenantOf(value: unknown): TenantInfo {
   return {
     tenantId: parseTenantId(textField(object, "tenant_id")),
     pgVersion: optionalNumberField(object, "pg_version"),
-    state: optionalTextField(object, "state") ?? "active",
+    state: textField(asObject(object["state"], "state"), "slug").toLowerCase(),
     error: optionalTextField(object, "error"),
   };
 }

@@ -37,6 +37,15 @@ export class JsonFields {
     return this.value(key) !== undefined;
   }
 
+  /** The names of all fields. */
+  keys(): string[] {
+    return Object.keys(this.fields);
+  }
+
+  isNumber(key: string): boolean {
+    return typeof this.value(key) === "number";
+  }
+
   text(key: string, limits: TextLimits = {}): string {
     const value = this.value(key);
     const { minLength = 1, maxLength = TEXT_LENGTH_MAX } = limits;

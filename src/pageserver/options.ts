@@ -23,6 +23,8 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export interface PageserverOptions {
   /** Absolute. */
   readonly workdir: string;
+  /** What the original's programs call this server. */
+  readonly id: number;
   readonly listen: ListenAddress;
   /** Without one, everyone who reaches the port may do everything; allowed on loopback addresses only. */
   readonly authToken: string | undefined;
@@ -132,6 +134,7 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
   const cacheBytes = settings.read("cache_size", sizeBetween(MIB, 1024 * 1024 * MIB)) ?? 64 * MIB;
   const options: PageserverOptions = {
     workdir: where.workdir,
+    id: settings.read("id", countBetween(1, 2 ** 31 - 1)) ?? 1,
     listen: settings.read("listen", parseListen) ?? { host: "127.0.0.1", port: 9898 },
     authToken: settings.read("auth_token", parseToken),
     listenLibpq: settings.read("listen_libpq", parseListen),

@@ -87,6 +87,7 @@ export class Pageserver implements AsyncDisposable {
       const tenants = new Tenants(tenantsDirectory, dependencies);
       const version = packageVersion();
       const about = {
+        id: options.id,
         pid: process.pid,
         version,
         started_at: new Date(clock.now()).toISOString(),
@@ -104,10 +105,22 @@ export class Pageserver implements AsyncDisposable {
         { token: options.authToken },
         { ...dependencies, users, keys },
       );
+      const readers = new PageReaders(pageCache(options, dependencies));
       const service = new HttpService(
         { ...options.listen, insecure: options.insecure },
         {
-          router: buildRoutes(tenants, { users, keys }, options.maintenance, metrics),
+          router: buildRoutes({
+            tenants,
+            users,
+            keys,
+            readers,
+            metrics,
+            retention: options.maintenance,
+            settings: shownSettings(options),
+            version,
+            workdir: options.workdir,
+            nodeId: options.id,
+          }),
           authentication,
           tls,
           log,
@@ -124,7 +137,7 @@ export class Pageserver implements AsyncDisposable {
         ...maintenanceCommands(tenants, options.maintenance),
         ...pagestreamCommands({
           tenants,
-          readers: new PageReaders(pageCache(options, dependencies)),
+          readers,
           metrics,
         }),
         ...transferCommands(

@@ -256,6 +256,10 @@ void test("what opens one tenant opens nothing of another and nothing of the ser
       assert.equal(JSON.stringify(listed.body).includes(TENANT), false);
       assert.equal(JSON.stringify(listed.body).includes(OTHER), true);
     });
+    await t.test(`${name}: a tenant in the body is no way in`, async () => {
+      const body = { tenant_id: TENANT, name: "x", start_point: "main" };
+      assert.equal((await harness.call("POST", "/v1/branch", body, headers)).status, 403);
+    });
     await t.test(`${name}: it creates no other tenant`, async () => {
       for (const tenant of [{ tenant_id: TENANT }, { tenant_id: missing }, {}]) {
         const reply = await harness.call("POST", "/v1/tenant", { ...tenant, pg_version: 17 }, headers);

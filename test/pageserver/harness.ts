@@ -63,6 +63,7 @@ export class Harness implements AsyncDisposable {
     const timelines = new FakeTimelines(files);
     const settings: PageserverOptions = {
       workdir: options.workdir ?? own?.path ?? "",
+      id: 1,
       listen: { host: "127.0.0.1", port: 0 },
       authToken: options.token === "" ? undefined : (options.token ?? TOKEN),
       listenLibpq: { host: "127.0.0.1", port: 0 },

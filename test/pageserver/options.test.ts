@@ -7,6 +7,7 @@ const WHERE = { workdir: "/w", path: "/w/pageserver.toml" };
 
 void test("defaults", () => {
   assert.deepEqual(parseOptions("", WHERE), {
+    id: 1,
     workdir: "/w",
     listen: { host: "127.0.0.1", port: 9898 },
     authToken: undefined,
@@ -53,6 +54,7 @@ void test("every setting, in every unit", () => {
     WHERE,
   );
   assert.deepEqual(options, {
+    id: 1,
     workdir: "/w",
     listen: { host: "::1", port: 0 },
     authToken: "0123456789abcdef",

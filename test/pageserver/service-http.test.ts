@@ -25,7 +25,8 @@ void test("status needs no token and tells no secret", async () => {
   await using harness = await Harness.start();
   const reply = await harness.call("GET", "/v1/status", undefined, {});
   assert.equal(reply.status, 200);
-  const { pid, version, state, started_at: startedAt, repository, ...rest } = reply.body ?? {};
+  const { id, pid, version, state, started_at: startedAt, repository, ...rest } = reply.body ?? {};
+  assert.equal(id, 1);
   assert.equal(pid, process.pid);
   assert.match(String(version), /^\d+\.\d+\.\d+/);
   assert.equal(state, "ready");

@@ -1,66 +1,15 @@
 /** The real program, the real client and real Postgres: import, writer, branches, and a kill -9 in between. */
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type TimelineId, parseTenantId } from "../../src/base/ids.ts";
-import type { Lsn } from "../../src/base/lsn.ts";
-import { PageserverClient } from "../../src/client/pageserver-client.ts";
-import { extractDataDirectory, packDataDirectory } from "../../src/compute/data-directory.ts";
-import { TestPostgres, freePort } from "../support/postgres.ts";
+import type { PageserverClient } from "../../src/client/pageserver-client.ts";
+import { packDataDirectory } from "../../src/compute/data-directory.ts";
+import { TestPostgres } from "../support/postgres.ts";
 import { Child, configure } from "./child.ts";
-import { TENANT, TOKEN, TempDirectory } from "./harness.ts";
-
-const SETTINGS = {
-  fsync: "off",
-  full_page_writes: "off",
-  wal_level: "replica",
-  max_wal_senders: 5,
-  max_replication_slots: 5,
-  synchronous_standby_names: "pageserver",
-  shared_buffers: "16MB",
-};
-const HBA = "local all all trust\nlocal replication all trust\n";
-
-function clientOf(url: string): PageserverClient {
-  return new PageserverClient({ baseUrl: url, token: TOKEN, tenantId: parseTenantId(TENANT) });
-}
-
-async function importMain(client: PageserverClient): Promise<TimelineId> {
-  await using fresh = await TestPostgres.create({ start: false });
-  await client.createTenant({ pgVersion: 17 });
-  const tar = packDataDirectory(fresh.dataDir);
-  return (await client.importDataDirectory({ branch: "main", tar })).timelineId;
-}
-
-/** A Postgres on a base backup, not started. */
-async function extract(
-  client: PageserverClient,
-  timelineId: TimelineId,
-  options: { lsn?: Lsn; readOnly: boolean },
-): Promise<TestPostgres> {
-  const server = await TestPostgres.create({ empty: true });
-  const backup = await client.baseBackup(timelineId, options);
-  rmSync(server.dataDir, { recursive: true });
-  await extractDataDirectory(backup.stream, server.dataDir);
-  writeFileSync(join(server.dataDir, "pg_hba.conf"), HBA);
-  server.configure(options.readOnly ? { ...SETTINGS, hot_standby: "on" } : SETTINGS);
-  server.ownDataDir();
-  return server;
-}
-
-async function startWriter(
-  client: PageserverClient,
-  timelineId: TimelineId,
-  name: string,
-  server: TestPostgres,
-): Promise<void> {
-  const port = await freePort();
-  const source = { socketDirectory: server.socketDir, port, user: "postgres" };
-  const { epoch } = await client.openWriter(timelineId, { name, source, takeover: false });
-  await server.start({ port, "neon.writer_epoch": epoch });
-}
+import { TENANT, TempDirectory } from "./harness.ts";
+import { clientOf, extract, importMain, startWriter } from "./real-compute.ts";
 
 async function rowsIn(client: PageserverClient, branch: string): Promise<string> {
   const { timelineId } = await client.getBranch(branch);

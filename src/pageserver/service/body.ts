@@ -16,7 +16,16 @@ const DRAIN_TIMEOUT_MS = 30_000;
 
 /** The body as a JSON object. Throws `usage` if it is too long or something else. */
 export async function readJsonBody(request: IncomingMessage): Promise<JsonFields> {
+  return parseBody(await readText(request));
+}
+
+/** The same; undefined where there is no body. */
+export async function readOptionalJsonBody(request: IncomingMessage): Promise<JsonFields | undefined> {
   const text = await readText(request);
+  return text.trim() === "" ? undefined : parseBody(text);
+}
+
+function parseBody(text: string): JsonFields {
   let value: unknown;
   try {
     value = JSON.parse(text);

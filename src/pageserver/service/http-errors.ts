@@ -59,8 +59,10 @@ export function statusOf(error: NeonError): number {
   return STATUS[error.code];
 }
 
-export function errorBody(error: NeonError): { error: Record<string, unknown> } {
+/** `msg` is what clients of the original look for. */
+export function errorBody(error: NeonError): { msg: string; error: Record<string, unknown> } {
   return {
+    msg: error.message,
     error: { code: error.code, message: error.message, hint: error.hint ?? null, data: error.data },
   };
 }

@@ -17,7 +17,7 @@ import { type Identity, checkEverything, checkTenant } from "./identity.ts";
 import type { Metrics } from "./metrics.ts";
 import { type Answer, ApiRequest } from "./request.ts";
 import type { Router } from "./router.ts";
-import type { Handler } from "./routes.ts";
+import type { Handler } from "./route-context.ts";
 
 export type ServiceState = "starting" | "ready" | "stopping";
 
@@ -228,6 +228,11 @@ async function send(request: IncomingMessage, response: ServerResponse, answer: 
     await sendBytes(request, response, 200, answer.contentType, Buffer.from(answer.text));
     return;
   }
+  if (answer.kind === "bytes") {
+    for (const [name, value] of Object.entries(answer.headers)) response.setHeader(name, value);
+    await sendBytes(request, response, 200, "application/octet-stream", answer.bytes);
+    return;
+  }
   response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
   response.writeHead(200, { ...answer.headers, trailer: ERROR_TRAILER });
   await pipeline(endedWithError(answer.stream, response), response);
@@ -254,7 +259,7 @@ async function sendJson(
   request: IncomingMessage,
   response: ServerResponse,
   status: number,
-  value: object,
+  value: object | string,
 ): Promise<void> {
   const bytes = Buffer.from(`${JSON.stringify(value)}\n`);
   await sendBytes(request, response, status, "application/json; charset=utf-8", bytes);

@@ -3,14 +3,19 @@ import type { IncomingMessage } from "node:http";
 import { type TenantId, type TimelineId, type WriterEpoch, isId } from "../../base/ids.ts";
 import { type Lsn, parseLsn } from "../../base/lsn.ts";
 import { type JsonFields } from "../json-fields.ts";
-import { readJsonBody, streamBody } from "./body.ts";
+import { readJsonBody, readOptionalJsonBody, streamBody } from "./body.ts";
 import { usage } from "./http-errors.ts";
 import type { Identity } from "./identity.ts";
 import type { Target } from "./router.ts";
 
-/** A JSON value, a text, or a stream of bytes with headers that describe it. */
+/** A JSON value, a text, bytes, or a stream of bytes with headers that describe it. */
 export type Answer =
-  | { readonly kind: "json"; readonly status: number; readonly value: object }
+  | { readonly kind: "json"; readonly status: number; readonly value: object | string }
+  | {
+      readonly kind: "bytes";
+      readonly headers: Readonly<Record<string, string>>;
+      readonly bytes: Uint8Array;
+    }
   | { readonly kind: "text"; readonly contentType: string; readonly text: string }
   | {
       readonly kind: "stream";
@@ -18,7 +23,7 @@ export type Answer =
       readonly stream: AsyncIterable<Uint8Array>;
     };
 
-export function json(value: object, status = 200): Answer {
+export function json(value: object | string, status = 200): Answer {
   return { kind: "json", status, value };
 }
 
@@ -38,6 +43,11 @@ export class ApiRequest {
   /** The body as a JSON object; call `end()` on it after the last field. */
   body(): Promise<JsonFields> {
     return readJsonBody(this.message);
+  }
+
+  /** The same where there may be none. */
+  optionalBody(): Promise<JsonFields | undefined> {
+    return readOptionalJsonBody(this.message);
   }
 
   /** The body as bytes. */

@@ -8,41 +8,33 @@ import { type TimelineGcReport, collectGarbage } from "../compaction/tenant-gc.t
 import type { Lease, Leases } from "../timeline/leases.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
-import type { Tenants } from "../timeline/tenants.ts";
 import { jsonLines } from "./json-lines.ts";
 import { resolveMoment } from "./points.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
-import type { Handler } from "./routes.ts";
-import type { Router } from "./router.ts";
+import { type AnyTenant, type ApiRouter, type RouteContext, T, TL } from "./route-context.ts";
 
 const LEASE_NAME_LENGTH_MAX = 200;
 const LEASE_MS_MIN = 1000;
 const LEASE_MS_MAX = 366 * 86_400_000;
 const PITR_MS_MAX = 100 * 366 * 86_400_000;
 
-export function addStorageRoutes(
-  router: Router<Handler>,
-  tenants: Tenants<ServedTimeline>,
-  settings: RetentionSettings,
-): void {
-  const t = "/v1/tenant/:tenant";
-  const tl = `${t}/timeline/:timeline`;
-  const tenantOf = (request: ApiRequest): Tenant<ServedTimeline> => tenants.get(request.tenantId);
+export function addStorageRoutes(router: ApiRouter, { tenants, retention }: RouteContext): void {
+  const tenantOf = (request: ApiRequest): AnyTenant => tenants.get(request.tenantId);
   router
-    .add("POST", `${t}/gc`, (request) => gc(request, tenantOf(request), settings))
-    .add("POST", `${t}/compact`, (request) => compact(request, tenantOf(request)))
-    .add("GET", `${t}/du`, async (request) => {
+    .add("POST", `${T}/gc`, (request) => gc(request, tenantOf(request), retention))
+    .add("POST", `${T}/compact`, (request) => compact(request, tenantOf(request)))
+    .add("GET", `${T}/du`, async (request) => {
       request.expectQuery();
       return json(renderUsage(await tenantOf(request).diskUsage()));
     })
-    .add("GET", `${tl}/lease`, async (request) => {
+    .add("GET", `${TL}/lease`, async (request) => {
       request.expectQuery();
       const { leases } = maintained(tenantOf(request).timeline(request.timelineId));
       return json({ leases: (await leases.list()).map(renderLease) });
     })
-    .add("POST", `${tl}/lease`, (request) => lease(request, tenantOf(request)))
-    .add("DELETE", `${tl}/lease/:name`, (request) => release(request, tenantOf(request)))
-    .add("POST", `${tl}/commit_time`, (request) => commitTime(request, tenantOf(request)));
+    .add("POST", `${TL}/lease`, (request) => lease(request, tenantOf(request)))
+    .add("DELETE", `${TL}/lease/:name`, (request) => release(request, tenantOf(request)))
+    .add("POST", `${TL}/commit_time`, (request) => commitTime(request, tenantOf(request)));
 }
 
 async function gc(

@@ -1,14 +1,12 @@
 /** Routes about who may come in: users, and the keys of tokens. Passwords never come here: clients send keys made of them. */
 import { ErrorCode, NeonError } from "../../base/errors.ts";
-import type { JwtKeys } from "./jwt-keys.ts";
-import type { Handler } from "./routes.ts";
 import { json } from "./request.ts";
-import type { Router } from "./router.ts";
-import type { User, Users } from "./users.ts";
+import type { ApiRouter, RouteContext } from "./route-context.ts";
+import type { User } from "./users.ts";
 
 const VERIFIER_LENGTH_MAX = 1000;
 
-export function addUserRoutes(router: Router<Handler>, users: Users, keys: JwtKeys | undefined): void {
+export function addUserRoutes(router: ApiRouter, { users, keys }: RouteContext): void {
   router
     .add("GET", "/v1/user", async () => json({ users: users.list().map(renderUser) }))
     .add("POST", "/v1/user", async (request) => {

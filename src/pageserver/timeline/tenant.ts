@@ -202,12 +202,16 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     return timeline;
   }
 
-  /** A new branch at `lsn`, which must be the end of a durable record of that timeline. */
-  async createBranch(name: string, from: TimelineId, lsn: Lsn): Promise<Branch> {
+  /** A new branch at `lsn`, which must be the end of a durable record of that timeline. Its timeline gets `id`, if given. */
+  async createBranch(
+    name: string,
+    from: TimelineId,
+    lsn: Lsn,
+    id: TimelineId = newTimelineId(this.dependencies.random),
+  ): Promise<Branch> {
     return this.changes.run(async () => {
       this.checkNameFree(name);
       const parent = this.timelineAt(from, lsn);
-      const id = newTimelineId(this.dependencies.random);
       await this.timelines.create({
         id,
         cluster: parent.cluster,

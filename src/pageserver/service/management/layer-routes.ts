@@ -1,0 +1,153 @@
+/** What is in the layers: their list, their files, the key space, single values. */
+import { createReadStream } from "node:fs";
+import { ErrorCode, NeonError, corrupt, unreachable } from "../../../base/errors.ts";
+import { type Lsn, MAX_LSN, formatLsn } from "../../../base/lsn.ts";
+import type { LayerDescriptor } from "../../../storage/layer-file.ts";
+import { LayerKind } from "../../../storage/layer-format.ts";
+import type { TimelineStore } from "../../../storage/store.ts";
+import { Kind, kindRange } from "../../ingest/keyspace.ts";
+import { effectiveLsn } from "../../read/effective-lsn.ts";
+import { makeReconstructor } from "../../read/make-reconstructor.ts";
+import type { PageReaders } from "../../read/timeline-pages.ts";
+import type { ServedTimeline } from "../../timeline/served-timeline.ts";
+import { usage } from "../http-errors.ts";
+import { type Answer, type ApiRequest, json } from "../request.ts";
+import { type ApiRouter, type RouteContext, TL, findersOf } from "../route-context.ts";
+import { formatOriginalKey, parseOriginalKey } from "./original-key.ts";
+
+export function addLayerRoutes(router: ApiRouter, { tenants, readers }: RouteContext): void {
+  const { onTimeline } = findersOf(tenants);
+  router
+    .add(
+      "GET",
+      `${TL}/layer`,
+      onTimeline(async (_, timeline) => json(layerMap(timeline))),
+    )
+    .add(
+      "GET",
+      `${TL}/layer/:name`,
+      onTimeline(async (request, timeline) => download(request, storeOf(timeline))),
+    )
+    .add("GET", `${TL}/keyspace`, onTimeline(keyspace))
+    .add(
+      "GET",
+      `${TL}/getpage`,
+      onTimeline((request, timeline) => getPage(request, timeline, readers)),
+    );
+}
+
+function storeOf(timeline: ServedTimeline): TimelineStore {
+  const store = timeline.exchange?.store;
+  if (store) return store;
+  throw new NeonError(ErrorCode.Unsupported, `timeline ${timeline.id} has no layers`);
+}
+
+/** LayerMapInfo of the original. */
+function layerMap(timeline: ServedTimeline): object {
+  const store = storeOf(timeline);
+  const open = timeline.lastRecordLsn > store.durableLsn || store.openBytes > 0;
+  return {
+    in_memory_layers: open ? [{ kind: "Open", lsn_start: formatLsn(store.durableLsn) }] : [],
+    historic_layers: store.layers().map((layer) => renderLayer(layer, timeline.createdAt)),
+  };
+}
+
+function renderLayer(layer: LayerDescriptor, createdAt: number): object {
+  const isDelta = layer.kind === LayerKind.Delta;
+  const lsns = isDelta
+    ? { lsn_start: formatLsn(layer.startLsn), lsn_end: formatLsn(layer.endLsn), l0: layer.merged !== true }
+    : { lsn_start: formatLsn(layer.endLsn) };
+  return {
+    kind: isDelta ? "Delta" : "Image",
+    layer_file_name: layer.name,
+    layer_file_size: layer.sizeBytes,
+    ...lsns,
+    remote: false,
+    access_stats: { access_time: createdAt, residence_time: createdAt, visible: true },
+    value_count: layer.valueCount,
+  };
+}
+
+/** The file stays until the client has it, whatever compaction does. */
+async function download(request: ApiRequest, store: TimelineStore): Promise<Answer> {
+  const name = request.part("name");
+  const pin = store.pin();
+  const layer = pin.layers.find((one) => one.name === name);
+  if (!layer) {
+    pin[Symbol.dispose]();
+    throw new NeonError(ErrorCode.NotFound, `there is no layer "${name.slice(0, 100)}" in this timeline`);
+  }
+  return {
+    kind: "stream",
+    headers: { "content-type": "application/octet-stream" },
+    stream: releasing(createReadStream(store.pathOf(layer)), pin),
+  };
+}
+
+async function* releasing(source: AsyncIterable<unknown>, pin: Disposable): AsyncIterable<Uint8Array> {
+  using _ = pin;
+  for await (const chunk of source) {
+    if (!(chunk instanceof Uint8Array)) throw corrupt("a file is no stream of bytes");
+    yield chunk;
+  }
+}
+
+/** Ranges of blocks of relations that there are, in key order; each is one fork. */
+async function keyspace(request: ApiRequest, timeline: ServedTimeline): Promise<Answer> {
+  const wanted = request.queryLsn("at_lsn") ?? timeline.lastRecordLsn;
+  const lsn = await effectiveLsn(timeline, { lsn: wanted, notModifiedSince: wanted });
+  const store = storeOf(timeline);
+  store.checkReadable(lsn);
+  const reconstructor = await makeReconstructor(store, timeline.cluster.pgVersion, lsn);
+  const keys: [string, string][] = [];
+  for await (const batch of store.scan(kindRange(Kind.RelationSize), lsn)) {
+    for (const { key, values } of batch) {
+      const value = reconstructor.value(key, values);
+      const blocks = value === undefined ? 0 : readU32(value);
+      if (blocks > 0) keys.push([formatOriginalKey(key, 0), formatOriginalKey(key, blocks)]);
+    }
+  }
+  return json({ keys, sparse_keys: [], at_lsn: formatLsn(lsn) });
+}
+
+function readU32(value: Uint8Array): number {
+  return new DataView(value.buffer, value.byteOffset, value.length).getUint32(0, true);
+}
+
+/** One value, as bytes: to be compared with what other protocols give. */
+async function getPage(request: ApiRequest, timeline: ServedTimeline, readers: PageReaders): Promise<Answer> {
+  const key = parseOriginalKey(request.query("key") ?? "");
+  if (!key) {
+    throw usage('query parameter "key" must have 36 hexadecimal digits and be that of a page or size', "key");
+  }
+  const wanted = request.queryLsn("lsn") ?? MAX_LSN;
+  const lsn: Lsn = await effectiveLsn(timeline, {
+    lsn: wanted,
+    notModifiedSince: wanted === MAX_LSN ? timeline.lastRecordLsn : wanted,
+  });
+  const pages = await readers.of(timeline);
+  switch (key.kind) {
+    case "page":
+      return bytes(await pages.page(key.fork, key.block, lsn), lsn);
+    case "size":
+      return bytes(encodeU32(await pages.blocks(key.fork, lsn)), lsn);
+    case "slru": {
+      const segment = await pages.slruSegment(key.slru, key.segment, lsn);
+      const page = segment[key.page];
+      if (page) return bytes(page, lsn);
+      throw new NeonError(ErrorCode.NotFound, `the segment has ${segment.length} pages`);
+    }
+    default:
+      return unreachable(key);
+  }
+}
+
+function encodeU32(value: number): Uint8Array {
+  const encoded = new Uint8Array(4);
+  new DataView(encoded.buffer).setUint32(0, value, true);
+  return encoded;
+}
+
+function bytes(value: Uint8Array, lsn: Lsn): Answer {
+  return { kind: "bytes", headers: { "x-neon-lsn": formatLsn(lsn) }, bytes: value };
+}

@@ -1,0 +1,322 @@
+/**
+ * The routes of a real pageserver with a real database: every operation of the OpenAPI document is asked, every answer
+ * must be as the document says, and what the answers say must be so.
+ */
+import assert from "node:assert/strict";
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { packDataDirectory } from "../../src/compute/data-directory.ts";
+import { OPERATIONS } from "../../src/pageserver/service/openapi/operations.ts";
+import type { TestPostgres } from "../support/postgres.ts";
+import { ApiLab, type Ask, fieldsOf, isFields, listOf } from "./api-lab.ts";
+import { Child, configure } from "./child.ts";
+import { TENANT, TempDirectory } from "./harness.ts";
+import { clientOf, extract, importMain, startWriter } from "./real-compute.ts";
+
+const T = "/v1/tenant/:tenant";
+const TL = `${T}/timeline/:timeline`;
+const OTHER = "b".repeat(32);
+
+interface World {
+  readonly lab: ApiLab;
+  readonly compute: TestPostgres;
+  readonly main: string;
+  readonly workdir: string;
+}
+
+void test("management routes, with real data", { timeout: 300_000 }, async (t) => {
+  using directory = new TempDirectory();
+  const workdir = configure(directory, 'checkpoint_distance = "4MB"\ncompaction_period = 0\ngc_period = 0\n');
+  await using server = new Child("real-pageserver.ts", workdir);
+  const url = await server.ready();
+  const client = clientOf(url);
+  const main = await importMain(client);
+  await using compute = await extract(client, main, { readOnly: false });
+  await startWriter(client, main, "main", compute);
+  await compute.query("create table t (id int primary key, v text)");
+  await compute.query("insert into t select i, repeat('x', 100) from generate_series(1, 30000) i");
+  const world: World = { lab: await ApiLab.of(url), compute, main, workdir };
+  await t.test("tenants", () => tenants(world));
+  await t.test("timelines", () => timelines(world));
+  await t.test("moments", () => moments(world));
+  await t.test("layers, key space and pages", () => layers(world));
+  await t.test("upkeep", () => upkeep(world));
+  await t.test("branches, leases, files", () => branches(world));
+  await t.test("deletion", () => deletion(world));
+  await compute.stop();
+  await t.test("what needs a compute that has stopped", () => stopped(world));
+  await t.test("server and users", () => serverRoutes(world));
+  await t.test("every operation of the document was asked", () => {
+    const missing = Object.keys(OPERATIONS).filter((route) => !world.lab.asked.has(route));
+    assert.deepEqual(missing, []);
+  });
+});
+
+function onMain({ main }: World, ask: Ask = {}): Ask {
+  return { ...ask, path: { timeline: main, ...ask.path } };
+}
+
+async function tenants({ lab }: World): Promise<void> {
+  const [only, ...others] = listOf(await lab.ok("GET /v1/tenant"));
+  assert.deepEqual(others, []);
+  assert.deepEqual(
+    [only?.["id"], only?.["tenant_id"], only?.["state"]],
+    [TENANT, TENANT, { slug: "Active" }],
+  );
+  assert.ok(Number(only?.["current_physical_size"]) > 10_000_000);
+  const details = fieldsOf(await lab.ok(`GET ${T}`));
+  assert.equal((details["timelines"] as unknown[]).length, 1);
+  assert.equal(details["walredo"], null);
+  const put = { path: { tenant: OTHER }, body: { mode: "AttachedSingle", generation: 1, tenant_conf: {} } };
+  const location = fieldsOf(await lab.ok(`PUT ${T}/location_config`, put));
+  assert.deepEqual(location["shards"], [{ node_id: 1, shard_id: OTHER }]);
+  // Once more: it is there already.
+  await lab.ok(`PUT ${T}/location_config`, put);
+  assert.equal(listOf(await lab.ok("GET /v1/tenant")).length, 2);
+  const detached = { path: { tenant: OTHER }, body: { mode: "Detached", tenant_conf: {} } };
+  await lab.refused(`PUT ${T}/location_config`, 501, detached);
+  await lab.ok(`DELETE ${T}`, { path: { tenant: OTHER } });
+  await lab.refused(`GET ${T}`, 404, { path: { tenant: OTHER } });
+  await lab.ok("POST /v1/tenant", { body: { tenant_id: OTHER, pg_version: 16 } });
+  await lab.ok(`DELETE ${T}`, { path: { tenant: OTHER } });
+}
+
+async function timelines(world: World): Promise<void> {
+  const { lab, main, compute } = world;
+  const info = fieldsOf(await lab.ok(`GET ${TL}`, onMain(world)));
+  assert.equal(info["timeline_id"], main);
+  assert.equal(info["pg_version"], 17);
+  assert.equal(info["state"], "Active");
+  const databases = Number(await compute.value("select count(*)::int from pg_database"));
+  assert.equal(fieldsOf(info["directory_entries_counts"])["Db"], databases);
+  const bytes = Number(await compute.value("select sum(pg_database_size(oid))::text from pg_database"));
+  const logical = Number(info["current_logical_size"]);
+  // Free space maps and files that are no relations are not in it.
+  assert.ok(logical > bytes * 0.7 && logical < bytes * 1.1, `${logical} against ${bytes}`);
+  assert.equal(listOf(await lab.ok(`GET ${T}/timeline`)).length, 1);
+
+  const id = "c".repeat(32);
+  const make = { new_timeline_id: id, ancestor_timeline_id: main };
+  const made = fieldsOf(await lab.ok(`POST ${T}/timeline`, { body: { ...make, pg_version: 17 } }));
+  assert.equal(made["ancestor_timeline_id"], main);
+  assert.equal(made["ancestor_lsn"], made["last_record_lsn"]);
+  assert.deepEqual(made["branches"], ["timeline-cccccccc"]);
+  // The same once more is the same; another start is a conflict.
+  const again = fieldsOf(
+    await lab.ok(`POST ${T}/timeline`, { body: { ...make, ancestor_start_lsn: made["ancestor_lsn"] } }),
+  );
+  assert.equal(again["ancestor_lsn"], made["ancestor_lsn"]);
+  const elsewhere = { ...make, ancestor_start_lsn: info["initdb_lsn"] };
+  await lab.refused(`POST ${T}/timeline`, 409, { body: elsewhere });
+  const never = { ...make, new_timeline_id: "d".repeat(32), ancestor_start_lsn: "0/10" };
+  assert.match(await lab.refused(`POST ${T}/timeline`, 406, { body: never }), /invalid branch start lsn/);
+  await lab.refused(`POST ${T}/timeline`, 400, { body: { ...make, pg_version: 16 } });
+  await lab.refused(`POST ${T}/timeline`, 501, { body: { new_timeline_id: id, pg_version: 17 } });
+  await lab.refused(`POST ${T}/timeline`, 404, {
+    body: { ...make, ancestor_timeline_id: id.replace("c", "e") },
+  });
+}
+
+async function moments(world: World): Promise<void> {
+  const { lab, main, compute } = world;
+  const insert = async (id: number): Promise<{ lsn: string; time: string }> => {
+    await compute.query(`insert into t values (${id}, 'moment')`);
+    const time = await compute.value(
+      "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    return { lsn: String(fieldsOf(await lab.ok(`GET ${TL}`, onMain(world)))["last_record_lsn"]), time };
+  };
+  const before = await insert(100_001);
+  await insert(100_002);
+  const at = async (timestamp: string): Promise<Record<string, unknown>> =>
+    fieldsOf(
+      await lab.ok(`GET ${TL}/get_lsn_by_timestamp`, onMain(world, { query: { timestamp, unknown: "1" } })),
+    );
+  assert.equal((await at(before.time))["kind"], "present");
+  assert.equal((await at("2099-01-01T00:00:00Z"))["kind"], "future");
+  assert.equal((await at("2001-01-01T00:00:00Z"))["kind"], "past");
+  const leased = onMain(world, { query: { timestamp: before.time, with_lease: "true" } });
+  const { lsn, valid_until: until } = fieldsOf(await lab.ok(`GET ${TL}/get_lsn_by_timestamp`, leased));
+  assert.ok(Date.parse(String(until)) > Date.now());
+  await lab.refused(`GET ${TL}/get_lsn_by_timestamp`, 400, onMain(world, { query: { timestamp: "noon" } }));
+
+  const told = await lab.ok(`GET ${TL}/get_timestamp_of_lsn`, onMain(world, { query: { lsn: String(lsn) } }));
+  assert.ok(Date.parse(String(told)) <= Date.parse(before.time));
+  await lab.refused(`GET ${TL}/get_timestamp_of_lsn`, 404, onMain(world, { query: { lsn: "FFFF/0" } }));
+
+  await lab.ok(`POST ${TL}/lsn_lease`, onMain(world, { body: { lsn } }));
+  await lab.refused(`POST ${TL}/lsn_lease`, 412, onMain(world, { body: { lsn: "FFFF/0" } }));
+
+  const timeout = { secs: 0, nanos: 50_000_000 };
+  const reached = fieldsOf(await lab.ok(`POST ${T}/wait_lsn`, { body: { [main]: lsn, timeout } }));
+  assert.deepEqual(reached, { [main]: true });
+  const not = fieldsOf(await lab.ok(`POST ${T}/wait_lsn`, { body: { [main]: "FFFF/0", timeout: 0 } }));
+  assert.deepEqual(not, { [main]: false });
+  await lab.refused(`POST ${T}/wait_lsn`, 400, { body: { main: lsn } });
+}
+
+async function layers(world: World): Promise<void> {
+  const { lab, compute, main, workdir } = world;
+  const map = fieldsOf(await lab.ok(`GET ${TL}/layer`, onMain(world)));
+  const files = listOf(map["historic_layers"]);
+  assert.ok(files.some(({ kind }) => kind === "Delta") && files.some(({ kind }) => kind === "Image"));
+  for (const file of files) {
+    const name = String(file["layer_file_name"]);
+    const path = join(workdir, "tenants", TENANT, "timelines", main, "layers", name);
+    assert.equal(statSync(path).size, file["layer_file_size"]);
+  }
+  const name = String(files[0]?.["layer_file_name"]);
+  const bytes = await lab.ok(`GET ${TL}/layer/:name`, onMain(world, { path: { name } }));
+  assert.ok(bytes instanceof Uint8Array && bytes.length === files[0]?.["layer_file_size"]);
+  assert.equal(Buffer.from(bytes.subarray(0, 8)).toString(), "NEONLAYR");
+  for (const other of ["../metadata.json", "x", "index.json"]) {
+    await lab.refused(`GET ${TL}/layer/:name`, 404, onMain(world, { path: { name: other } }));
+  }
+
+  await compute.query("checkpoint");
+  const fields =
+    "(select oid from pg_tablespace where spcname = 'pg_default') as spc, (select oid from pg_database where datname = current_database()) as db, pg_relation_filenode('t') as rel, pg_relation_size('t') / 8192 as blocks";
+  const [row] = await compute.query(`select ${fields}`);
+  const { spc, db, rel, blocks } = fieldsOf(row);
+  const key = (block: number): string =>
+    ["00", ...[spc, db, rel].map((value) => hex(Number(value))), "00", hex(block)].join("").toUpperCase();
+  const space = fieldsOf(await lab.ok(`GET ${TL}/keyspace`, onMain(world)));
+  const ranges = space["keys"] as [string, string][];
+  assert.ok(ranges.some(([from, to]) => from === key(0) && to === key(Number(blocks))));
+  assert.deepEqual(
+    ranges.map(([from]) => from),
+    ranges.map(([from]) => from).sort(),
+  );
+
+  // The page is the one that Postgres has, up to hint bits and checksum; so is the size.
+  const page = await lab.ok(`GET ${TL}/getpage`, onMain(world, { query: { key: key(0) } }));
+  assert.ok(page instanceof Uint8Array && page.length === 8192);
+  const size = await lab.ok(`GET ${TL}/getpage`, onMain(world, { query: { key: key(0xffffffff) } }));
+  assert.ok(size instanceof Uint8Array);
+  assert.equal(new DataView(size.buffer).getUint32(0, true), Number(blocks));
+  const past = onMain(world, { query: { key: key(0), lsn: String(space["at_lsn"]) } });
+  assert.deepEqual(await lab.ok(`GET ${TL}/getpage`, past), page);
+  const xact = `01${hex(0)}${hex(1)}${hex(0)}00${hex(0)}`;
+  const slru = await lab.ok(`GET ${TL}/getpage`, onMain(world, { query: { key: xact } }));
+  assert.ok(slru instanceof Uint8Array && slru.length === 8192 && slru.some((byte) => byte !== 0));
+  const none = `00${hex(1663)}${hex(1)}${hex(99_999_999)}00${hex(0)}`;
+  await lab.refused(`GET ${TL}/getpage`, 404, onMain(world, { query: { key: none } }));
+  for (const bad of ["", "00", "G".repeat(36), `62${"0".repeat(34)}`]) {
+    await lab.refused(`GET ${TL}/getpage`, 400, onMain(world, { query: { key: bad } }));
+  }
+}
+
+function hex(value: number): string {
+  return value.toString(16).padStart(8, "0");
+}
+
+async function upkeep(world: World): Promise<void> {
+  const { lab } = world;
+  await lab.ok(`PUT ${TL}/checkpoint`, onMain(world, { query: { wait_until_uploaded: "true" } }));
+  await lab.ok(`PUT ${TL}/compact`, onMain(world, { query: { force_image_layer_creation: "true" } }));
+  const kept = fieldsOf(await lab.ok(`PUT ${TL}/do_gc`, onMain(world)));
+  const collected = fieldsOf(await lab.ok(`PUT ${TL}/do_gc`, onMain(world, { body: { gc_horizon: 0 } })));
+  assert.equal(kept["layers_removed"], 0);
+  assert.ok(Number(collected["layers_removed"]) > 0, JSON.stringify(collected));
+  await lab.ok(`POST ${T}/gc`, { body: { dry_run: true } });
+  await lab.ok(`POST ${T}/compact`, { body: {} });
+  await lab.ok(`GET ${T}/du`);
+}
+
+async function branches(world: World): Promise<void> {
+  const { lab, main } = world;
+  await lab.ok(`POST ${T}/branch`, { body: { name: "dev", point: { branch: "main" } } });
+  await lab.ok(`GET ${T}/branch`);
+  const dev = fieldsOf(await lab.ok(`GET ${T}/branch/:name`, { path: { name: "dev" } }));
+  await lab.ok(`POST ${T}/branch/:name/rename`, { path: { name: "dev" }, body: { new_name: "feature/x" } });
+  await lab.ok(`DELETE ${T}/branch/:name`, { path: { name: "feature/x" } });
+  const old = { tenant_id: TENANT, name: "old", start_point: `main@${String(dev["last_record_lsn"])}` };
+  const made = fieldsOf(await lab.ok("POST /v1/branch", { body: old }));
+  assert.equal(made["ancestor_id"], main);
+  assert.equal(listOf(await lab.ok("GET /v1/branch/:tenant")).length, 3);
+  await lab.ok("GET /v1/branch/:tenant/:name", { path: { name: "old" } });
+  const { lsn } = fieldsOf(
+    await lab.ok(`POST ${TL}/resolve`, onMain(world, { body: { lsn: dev["last_record_lsn"] } })),
+  );
+  await lab.ok(`POST ${TL}/commit_time`, onMain(world, { body: { lsn } }));
+  await lab.ok(`POST ${TL}/wait`, onMain(world, { body: { lsn, timeout_ms: 1000 } }));
+  await lab.ok(`POST ${TL}/lease`, onMain(world, { body: { name: "l", lsn, duration_ms: 60_000 } }));
+  await lab.ok(`GET ${TL}/lease`, onMain(world));
+  await lab.ok(`DELETE ${TL}/lease/:name`, onMain(world, { path: { name: "l" } }));
+  await lab.ok(`GET ${T}/fsck`);
+  await lab.ok(`POST ${T}/repair`, { body: { apply: false } });
+}
+
+async function deletion(world: World): Promise<void> {
+  const { lab } = world;
+  assert.match(await lab.refused(`DELETE ${TL}`, 412, onMain(world)), /has children/);
+  const made = { path: { timeline: "c".repeat(32) } };
+  await lab.ok(`DELETE ${TL}`, made);
+  await lab.refused(`DELETE ${TL}`, 404, made);
+  await lab.refused(`GET ${TL}`, 404, made);
+  await lab.ok(`DELETE ${T}/branch/:name`, { path: { name: "old" } });
+  // Somebody writes to it.
+  assert.match(await lab.refused(`DELETE ${TL}`, 409, onMain(world)), /in use by compute "main"/);
+}
+
+async function stopped(world: World): Promise<void> {
+  const { lab, compute } = world;
+  const info = fieldsOf(await lab.ok(`GET ${T}/branch/:name`, { path: { name: "main" } }));
+  const epoch = String(fieldsOf(info["writer"])["epoch"]);
+  const { lsn } = fieldsOf(await lab.ok(`DELETE ${TL}/writer/:epoch`, onMain(world, { path: { epoch } })));
+  const verify = onMain(world, { body: { directory: compute.dataDir, lsn } });
+  const found = fieldsOf(await lab.ok(`POST ${TL}/verify`, verify));
+  assert.deepEqual(found["differences"], []);
+  const plan = fieldsOf(await lab.ok(`POST ${TL}/recovery`, onMain(world, { body: { lsns: [lsn] } })));
+  const [step] = listOf(plan["steps"]);
+  const query = { checkpoint: String(step?.["checkpoint_lsn"]), lsn: String(step?.["lsn"]) };
+  await lab.ok(`GET ${TL}/recovery`, onMain(world, { query }));
+  await lab.ok(`GET ${TL}/basebackup`, onMain(world, { query: { lsn: String(lsn) } }));
+  const future = {
+    new_timeline_id: "d".repeat(32),
+    ancestor_timeline_id: world.main,
+    ancestor_start_lsn: "FFFF/0",
+  };
+  assert.match(await lab.refused(`POST ${T}/timeline`, 406, { body: future }), /lies in the future/);
+  const source = { host: "127.0.0.1", port: 1, user: "postgres" };
+  const opened = fieldsOf(await lab.ok(`POST ${TL}/writer`, onMain(world, { body: { name: "x", source } })));
+  await lab.ok(`DELETE ${TL}/writer/:epoch`, onMain(world, { path: { epoch: String(opened["epoch"]) } }));
+
+  // A directory that was stopped can be imported into another tenant, in two ways.
+  await lab.ok("POST /v1/tenant", { body: { tenant_id: OTHER, pg_version: 17 } });
+  const tar = Buffer.concat(await chunksOf(packDataDirectory(compute.dataDir)));
+  const imported = { tenant: OTHER, timeline: "d".repeat(32) };
+  const wrong = { path: imported, query: { end_lsn: "0/10" }, body: tar };
+  assert.match(await lab.refused(`PUT ${TL}/import_basebackup`, 400, wrong), /ends at/);
+  const right = { path: imported, query: { base_lsn: String(lsn), pg_version: "17" }, body: tar };
+  const timeline = fieldsOf(await lab.ok(`PUT ${TL}/import_basebackup`, right));
+  assert.equal(timeline["ancestor_timeline_id"], null);
+  await lab.ok(`POST ${T}/import`, { path: { tenant: OTHER }, query: { branch: "again" }, body: tar });
+}
+
+async function chunksOf(stream: AsyncIterable<unknown>): Promise<Buffer[]> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) if (chunk instanceof Uint8Array) chunks.push(Buffer.from(chunk));
+  return chunks;
+}
+
+async function serverRoutes({ lab }: World): Promise<void> {
+  const status = fieldsOf(await lab.ok("GET /v1/status"));
+  assert.deepEqual([status["id"], status["state"]], [1, "ready"]);
+  await lab.ok("GET /metrics");
+  const document = fieldsOf(await lab.ok("GET /v1/openapi.json"));
+  const yaml = await lab.ok("GET /swagger.yml");
+  assert.ok(yaml instanceof Uint8Array);
+  assert.deepEqual(JSON.parse(Buffer.from(yaml).toString()), document);
+  await lab.ok("GET /v1/doc");
+  await lab.ok("GET /v1/utilization");
+  const verifier = `SCRAM-SHA-256$4096:${"A".repeat(22)}==$${"A".repeat(43)}=:${"A".repeat(43)}=`;
+  await lab.ok("POST /v1/user", { body: { name: "u", verifier, tenants: [TENANT] } });
+  const users = fieldsOf(await lab.ok("GET /v1/user"));
+  assert.equal(listOf(users["users"]).length, 1);
+  await lab.ok("DELETE /v1/user/:name", { path: { name: "u" } });
+  const keys = await lab.send("POST /v1/reload_auth_validation_keys", { body: {} });
+  assert.ok(keys.status === 400 && isFields(keys.json));
+  lab.asked.add("POST /v1/reload_auth_validation_keys");
+}
