@@ -96,10 +96,30 @@ test("a copy that leaves a doubt is not believed", async (t) => {
   const last = index.layers.at(-1);
   assert.ok(first && last && last.startLsn > index.startLsn);
   const trials: [RegExp, (files: FaultyFiles) => void][] = [
-    [/its copy is missing/, (files) => void files.removeNow(COPY)],
-    [/its copy cannot be read/, (files) => void damage(files, COPY)],
-    [/its copy names .*, which is missing/, (files) => void files.removeNow(`${DIRECTORY}/${first.name}`)],
-    [/its copy names .*, which is damaged/, (files) => void damage(files, `${DIRECTORY}/${first.name}`)],
+    [
+      /its copy is missing/,
+      (files) => {
+        files.removeNow(COPY);
+      },
+    ],
+    [
+      /its copy cannot be read/,
+      (files) => {
+        damage(files, COPY);
+      },
+    ],
+    [
+      /its copy names .*, which is missing/,
+      (files) => {
+        files.removeNow(`${DIRECTORY}/${first.name}`);
+      },
+    ],
+    [
+      /its copy names .*, which is damaged/,
+      (files) => {
+        damage(files, `${DIRECTORY}/${first.name}`);
+      },
+    ],
     [
       // As a version of the program leaves it that knows of no copy.
       /its copy does not know of/,
@@ -117,7 +137,9 @@ test("a copy that leaves a doubt is not believed", async (t) => {
     ],
     [
       /its copy begins at/,
-      (files) => void files.replaceContent(COPY, encodeIndex({ ...index, startLsn: toLsn(1008) })),
+      (files) => {
+        files.replaceContent(COPY, encodeIndex({ ...index, startLsn: toLsn(1008) }));
+      },
     ],
   ];
   for (const [why, spoil] of trials) {
@@ -132,8 +154,9 @@ test("a copy that leaves a doubt is not believed", async (t) => {
 
 test("a start has the copy say what the index says", async (t) => {
   const { files } = await makeDisk(t);
-  for (const spoil of [() => void files.removeNow(COPY), () => void damage(files, COPY)]) {
-    spoil();
+  for (const isDamaged of [false, true]) {
+    if (isDamaged) damage(files, COPY);
+    else files.removeNow(COPY);
     await using cache = new StoreCache({ capacityBytes: 1 }, { files });
     await (await TimelineStore.open(OPTIONS, { files, cache }))[Symbol.asyncDispose]();
     assert.deepEqual(files.contentOf(COPY), files.contentOf(INDEX));
