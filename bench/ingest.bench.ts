@@ -4,56 +4,21 @@
  * baseline is a single-threaded pass over the same bytes with CRC-32C only.
  * Usage: node bench/ingest.bench.ts [scale, default 20]
  */
-import { execFile } from "node:child_process";
-import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { crc32c } from "../src/base/crc32c.ts";
 import { toLsn } from "../src/base/lsn.ts";
 import { packDataDirectory } from "../src/compute/data-directory.ts";
 import { newTimelineId } from "../src/base/ids.ts";
 import { versionByMajor } from "../src/postgres/versions/versions.ts";
-import { parseSegmentName } from "../src/postgres/wal/layout.ts";
 import { WalIntake } from "../src/pageserver/timeline/wal-intake.ts";
 import { Reconstructor } from "../src/pageserver/read/reconstruct.ts";
 import { Lab } from "../test/pageserver/branch-harness.ts";
 import { TestPostgres } from "../test/support/postgres.ts";
+import { CHUNK, pgbench, readWal } from "./real-wal.ts";
 import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 
 const scale = Number(process.argv[2] ?? 20);
-const SEGMENT = 16 << 20;
-const CHUNK = 128 << 10;
-
-async function pgbench(server: TestPostgres, ...args: string[]): Promise<void> {
-  await promisify(execFile)("/usr/lib/postgresql/15/bin/pgbench", [
-    "-h",
-    server.socketDir,
-    "-p",
-    String(server.port),
-    "-U",
-    "postgres",
-    ...args,
-    "postgres",
-  ]);
-}
-
-/** All WAL of a stopped server from an LSN on, in chunks as a receiver sees them. */
-function* readWal(dataDir: string, from: number, to: number): Generator<{ lsn: number; bytes: Uint8Array }> {
-  const names = readdirSync(join(dataDir, "pg_wal"))
-    .filter((name) => parseSegmentName(name, SEGMENT) !== undefined)
-    .sort();
-  for (const name of names) {
-    const start = parseSegmentName(name, SEGMENT)?.startLsn ?? 0;
-    if (start + SEGMENT <= from || start >= to) continue;
-    const bytes = readFileSync(join(dataDir, "pg_wal", name));
-    for (let at = Math.max(from, start); at < Math.min(to, start + SEGMENT);) {
-      const end = Math.min(at + CHUNK, start + SEGMENT, to);
-      yield { lsn: at, bytes: bytes.subarray(at - start, end - start) };
-      at = end;
-    }
-  }
-}
 
 async function measure(name: string, fullPageWrites: boolean): Promise<void> {
   await using server = await TestPostgres.create({
