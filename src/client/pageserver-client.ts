@@ -271,7 +271,7 @@ export class PageserverClient {
     timelineId: TimelineId,
     at: { lsn: Lsn } | { timestampMs: number },
   ): Promise<{ readonly lsn: Lsn }> {
-    const body = "lsn" in at ? { lsn: formatLsn(at.lsn) } : { timestamp_ms: at.timestampMs };
+    const body = "lsn" in at ? { lsn: formatLsn(at.lsn) } : renderTime(at.timestampMs);
     const answer = await this.call("POST", `${this.timelinePath(timelineId)}/resolve`, { body });
     return { lsn: lsnField(answer, "lsn") };
   }
@@ -442,12 +442,17 @@ function headerLsn(value: string | string[] | undefined): Lsn | undefined {
   return typeof value === "string" ? parseLsn(value) : undefined;
 }
 
+/** Milliseconds, or microseconds where they are needed. */
+function renderTime(unixMs: number): Record<string, number> {
+  return Number.isInteger(unixMs) ? { timestamp_ms: unixMs } : { timestamp_us: Math.round(unixMs * 1000) };
+}
+
 function pointBody(point: BranchPoint): Record<string, string | number> {
   const body: Record<string, string | number> = {};
   if (point.branch !== undefined) body["branch"] = point.branch;
   if (point.timelineId !== undefined) body["timeline_id"] = point.timelineId;
   if (point.lsn !== undefined) body["lsn"] = formatLsn(point.lsn);
-  if (point.timestampMs !== undefined) body["timestamp_ms"] = point.timestampMs;
+  if (point.timestampMs !== undefined) Object.assign(body, renderTime(point.timestampMs));
   return body;
 }
 

@@ -48,6 +48,14 @@ export function parsePointOn(text: string, defaultSource: PointSource, nowMs: nu
   return parsePoint(text, nowMs);
 }
 
+/** ISO 8601, with microseconds where there are any. */
+function formatTime(unixMs: number): string {
+  const whole = Math.floor(unixMs);
+  const rest = Math.round((unixMs - whole) * 1000);
+  const iso = new Date(whole).toISOString();
+  return rest === 0 ? iso : `${iso.slice(0, -1)}${String(rest).padStart(3, "0")}Z`;
+}
+
 /** A point as a user would write it. */
 export function formatPoint(point: Point): string {
   const source = point.source.kind === "branch" ? point.source.name : point.source.timelineId;
@@ -57,7 +65,7 @@ export function formatPoint(point: Point): string {
     case "lsn":
       return `${source}@${formatLsn(point.at.lsn)}`;
     case "timestamp":
-      return `${source}@${new Date(point.at.unixMs).toISOString()}`;
+      return `${source}@${formatTime(point.at.unixMs)}`;
     default:
       return unreachable(point.at);
   }
@@ -113,14 +121,17 @@ function isoToUnixMs(match: RegExpExecArray): number | undefined {
     number,
     number,
   ];
-  const millisecond = Math.floor(Number(`0.${match[7] ?? "0"}`) * 1000);
+  // Postgres counts microseconds.
+  const microseconds = Number((match[7] ?? "").padEnd(6, "0").slice(0, 6));
+  const millisecond = Math.floor(microseconds / 1000);
+  const rest = (microseconds % 1000) / 1000;
   if (month < 1 || month > 12 || day < 1 || day > daysInMonth(year, month)) return undefined;
   if (hour > 23 || minute > 59 || second > 59) return undefined;
   const zone = match[8];
   if (zone === undefined) {
-    return new Date(year, month - 1, day, hour, minute, second, millisecond).getTime();
+    return new Date(year, month - 1, day, hour, minute, second, millisecond).getTime() + rest;
   }
-  return Date.UTC(year, month - 1, day, hour, minute, second, millisecond) - offsetMs(zone);
+  return Date.UTC(year, month - 1, day, hour, minute, second, millisecond) - offsetMs(zone) + rest;
 }
 
 function daysInMonth(year: number, month: number): number {

@@ -12,7 +12,7 @@ import { type KeyRange, formatKey, parseKey } from "./key-range.ts";
 import { checkSpans } from "./key-spans.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
-import type { RetainedPoint, Retention } from "./retention.ts";
+import { type RetainedPoint, type Retention, renderCommitTime } from "./retention.ts";
 
 export const INDEX_FILE_NAME = "index.json";
 export const TEMPORARY_SUFFIX = ".tmp";
@@ -76,7 +76,7 @@ function renderRetention({ cutoff, points }: Retention): object {
   const render = (point: RetainedPoint) => ({
     lsn: formatLsn(point.lsn),
     previous_lsn: formatLsn(point.previousLsn),
-    commit_ms: point.commitMs,
+    ...renderCommitTime(point.commitMs),
   });
   return { cutoff: render(cutoff), points: points.map(render) };
 }
@@ -161,11 +161,12 @@ function readRetention(index: unknown, startLsn: Lsn, durableLsn: Lsn): { retent
 }
 
 function readPoint(point: unknown): RetainedPoint {
-  const commitMs = memberOf(point, "commit_ms");
+  const commitMs = memberOf(point, "commit_ms") === null ? null : numberOf(point, "commit_ms");
+  const isExact = typeof point === "object" && point !== null && "commit_us" in point;
   return {
     lsn: lsnOf(point, "lsn"),
     previousLsn: lsnOf(point, "previous_lsn"),
-    commitMs: commitMs === null ? null : numberOf(point, "commit_ms"),
+    commitMs: isExact ? numberOf(point, "commit_us") / 1000 : commitMs,
   };
 }
 

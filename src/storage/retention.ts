@@ -33,3 +33,12 @@ export function belowCutoff(lsn: Lsn, cutoff: Lsn): NeonError {
     },
   );
 }
+
+/**
+ * As JSON: milliseconds, rounded up to a time at which the commit had been made; where that is not exact, microseconds
+ * besides, which earlier versions of the program do not know.
+ */
+export function renderCommitTime(commitMs: number | null): object {
+  if (commitMs === null || Number.isInteger(commitMs)) return { commit_ms: commitMs };
+  return { commit_ms: Math.ceil(commitMs), commit_us: Math.round(commitMs * 1000) };
+}

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { NeonError } from "../../src/base/errors.ts";
 import { type TimelineId, newWriterEpoch, parseTenantId } from "../../src/base/ids.ts";
 import { type Lsn, toLsn } from "../../src/base/lsn.ts";
-import type { Files, Random } from "../../src/base/seams.ts";
+import type { Clock, Files, Random } from "../../src/base/seams.ts";
 import { PageCache } from "../../src/pageserver/read/page-cache.ts";
 import { Reconstructor } from "../../src/pageserver/read/reconstruct.ts";
 import { DurableMark } from "../../src/pageserver/timeline/durable-mark.ts";
@@ -37,6 +37,7 @@ export function randomOf(seeded: SeededRandom): Random {
 export interface SceneOptions {
   readonly checkpointDistanceBytes?: number;
   readonly layerMemory?: LayerMemory;
+  readonly clock?: Clock;
   /** Of the tenants. */
   readonly directory?: string;
 }
@@ -57,7 +58,7 @@ export class Scene {
     this.cache = new StoreCache({ capacityBytes: 1 << 20 }, { files });
     const quiet = (): void => undefined;
     const log = { info: quiet, warn: quiet, error: quiet };
-    const clock = { now: () => 1_700_000_000_000 };
+    const clock = options.clock ?? { now: () => 1_700_000_000_000 };
     const shared = { files, clock, random: this.random, log };
     this.tenants = new Tenants(this.root, {
       ...shared,

@@ -138,8 +138,7 @@ export class Maintenance {
       }
       const { endLsn, previousLsn } = await this.timeline.recordBoundary(lsn);
       const commitMs = await this.timeline.commitTimeAt(endLsn);
-      // Commits have microseconds. Rounded up, it is a time at which the commit had been made.
-      points.push({ lsn: endLsn, previousLsn, commitMs: commitMs === null ? null : Math.ceil(commitMs) });
+      points.push({ lsn: endLsn, previousLsn, commitMs });
     }
     return points;
   }

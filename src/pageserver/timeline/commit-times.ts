@@ -12,26 +12,36 @@ import { commitRange, commitSecond } from "../ingest/keyspace.ts";
 const COMMIT_SECOND_END = 2 ** 32;
 /** How far back each search reaches, in seconds; the next is tried when one finds nothing. */
 const REACHES_SECONDS: readonly number[] = [60, 3600, 86_400, COMMIT_SECOND_END];
+/**
+ * How far back is looked in any case. Postgres takes the time of a commit before it writes the record, so records are not
+ * in the order of their times: one of the second before may come later.
+ */
+const DISORDER_SECONDS = 10;
 
-/** The end of the last commit at or before `unixMs` among those up to `endLsn`, or undefined if there is none. */
+/**
+ * The end of the last commit at or before `unixMs` among those up to `endLsn`, or undefined if there is none. The last in the
+ * WAL: up to there, every commit that was made by then is included.
+ */
 export async function findCommitAtOrBefore(
   store: TimelineStore,
   version: PgVersion,
   options: { unixMs: number; endLsn: Lsn },
 ): Promise<Lsn | undefined> {
   const second = commitSecond(options.unixMs);
+  let newest: Lsn | undefined;
   for await (const batch of store.scan(commitRange(second, second + 1), options.endLsn)) {
     for (const entry of batch) {
-      const commit = entry.values.find((value) => commitTime(value, version) <= options.unixMs);
-      if (commit !== undefined) return commit.lsn;
+      newest = entry.values.find((value) => commitTime(value, version) <= options.unixMs)?.lsn;
     }
   }
   let to = second;
-  for (const reach of REACHES_SECONDS) {
+  for (const reach of [DISORDER_SECONDS, ...REACHES_SECONDS]) {
     const from = Math.max(0, second - reach);
-    let newest: Lsn | undefined;
     for await (const batch of store.scan(commitRange(from, to), options.endLsn)) {
-      for (const entry of batch) newest = entry.values[0]?.lsn ?? newest;
+      for (const { values } of batch) {
+        const [last] = values;
+        if (last !== undefined && (newest === undefined || last.lsn > newest)) newest = last.lsn;
+      }
     }
     if (newest !== undefined) return newest;
     to = from;

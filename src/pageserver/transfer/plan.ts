@@ -10,6 +10,7 @@ import { formatKey, parseKey } from "../../storage/key-range.ts";
 import type { LayerDescriptor } from "../../storage/layer-file.ts";
 import { FILE_SIZE_MAX, FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../storage/layer-format.ts";
 import type { RetainedPoint, Retention } from "../../storage/store.ts";
+import { renderCommitTime } from "../../storage/retention.ts";
 import { JsonFields } from "../json-fields.ts";
 import { type HistoryView, parseHistory, renderHistory } from "./description.ts";
 import { CHUNK_SIZE, HISTORY_MAX, LAYERS_MAX, STEPS_MAX, TRANSFER_BYTES_MAX } from "./limits.ts";
@@ -170,7 +171,7 @@ function renderRetention({ cutoff, points }: Retention): object {
 }
 
 function renderPoint({ lsn, previousLsn, commitMs }: RetainedPoint): object {
-  return { lsn: formatLsn(lsn), previous_lsn: formatLsn(previousLsn), commit_ms: commitMs };
+  return { lsn: formatLsn(lsn), previous_lsn: formatLsn(previousLsn), ...renderCommitTime(commitMs) };
 }
 
 function parseRetention(fields: JsonFields | undefined, fromLsn: Lsn, toLsn: Lsn): Retention | undefined {
@@ -191,7 +192,9 @@ function parsePoint(fields: JsonFields): RetainedPoint {
   const commitMs = fields.has("commit_ms")
     ? fields.integer("commit_ms", { min: -TIME_MS_MAX, max: TIME_MS_MAX })
     : null;
-  return { lsn: fields.lsn("lsn"), previousLsn: fields.lsn("previous_lsn"), commitMs };
+  const limits = { min: -TIME_MS_MAX * 1000, max: TIME_MS_MAX * 1000 };
+  const exactMs = fields.has("commit_us") ? fields.integer("commit_us", limits) / 1000 : commitMs;
+  return { lsn: fields.lsn("lsn"), previousLsn: fields.lsn("previous_lsn"), commitMs: exactMs };
 }
 
 /** The last millisecond that JavaScript's Date knows. */

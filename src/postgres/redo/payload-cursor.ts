@@ -5,7 +5,7 @@ import type { WalRecord } from "../wal/record.ts";
 import { locateRecord } from "./record-errors.ts";
 
 /** Milliseconds from 1970 to 2000, where Postgres' time begins. */
-const EPOCH_2000_MS = 946_684_800_000;
+const EPOCH_2000_US = 946_684_800_000_000;
 /** The last page of the SLRU with the largest entries: pg_commit_ts has 819 of its 2^32 on a page. */
 const SLRU_PAGE_MAX = Math.floor(0xffffffff / 819);
 const TWO_32 = 2 ** 32;
@@ -72,7 +72,8 @@ export class PayloadCursor {
     const at = this.take(8);
     const { view } = this.record;
     const microseconds = view.getInt32(at + 4, true) * TWO_32 + view.getUint32(at, true);
-    return microseconds / 1000 + EPOCH_2000_MS;
+    // Rounded once, as a time that is given in microseconds is.
+    return (microseconds + EPOCH_2000_US) / 1000;
   }
 
   /** The number of an SLRU page: a 64-bit number from 17 on. */

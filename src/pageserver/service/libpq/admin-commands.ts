@@ -96,7 +96,9 @@ function readStart(args: Arguments): { source: string; moment: Moment | undefine
 
 function readTime(text: string, shown: string): number {
   const timestampMs = Date.parse(text);
-  if (!Number.isNaN(timestampMs) && timestampMs >= 0) return timestampMs;
+  // Of a fraction, the language reads milliseconds; commits have microseconds.
+  const rest = /:\d\d[.,]\d{3}(\d{1,3})/.exec(text)?.[1] ?? "";
+  if (!Number.isNaN(timestampMs) && timestampMs >= 0) return timestampMs + Number(rest.padEnd(3, "0")) / 1000;
   throw usage(`could not parse point-in-time ${shown.slice(0, 80)}`);
 }
 
