@@ -76,7 +76,13 @@ test("where a branch is known, the part after the @ is enough", () => {
 });
 
 test("a formatted point parses to itself", () => {
-  for (const text of ["main", "dev@1/2F", `${ID}@0/10`, "main@2026-11-21T10:00:00.250Z"]) {
+  for (const text of [
+    "main",
+    "dev@1/2F",
+    `${ID}@0/10`,
+    "main@2026-11-21T10:00:00.250Z",
+    "dev@2026-11-21T10:00:00.250001Z",
+  ]) {
     const point = parsePoint(text, NOW);
     assert.equal(formatPoint(point), text);
   }

@@ -355,8 +355,7 @@ export class Timeline implements ServedTimeline {
   async extend(change: Parameters<TimelineExchange["extend"]>[0]): Promise<void> {
     this.checkOpen();
     await this.rest();
-    const { writer } = this.metadata;
-    if (writer !== undefined || this.intake !== undefined) throw beingWritten(this.id, writer?.name);
+    if (this.metadata.writer || this.intake) throw beingWritten(this.id, this.metadata.writer?.name);
     const history = [...this.historyBelow(this.store.durableLsn), ...change.history];
     await this.saveMetadata({ history, writer: undefined });
     await this.store.adopt(change.layers, change.endLsn, change.retention);
@@ -364,12 +363,14 @@ export class Timeline implements ServedTimeline {
 
   async takeWal(feed: (intake: WalIntake) => Promise<void>): Promise<void> {
     this.checkOpen();
-    const { writer } = this.metadata;
-    if (writer !== undefined) throw beingWritten(this.id, writer.name);
+    if (this.metadata.writer) throw beingWritten(this.id, this.metadata.writer.name);
     const startLsn = this.lastRecordLsn;
     const entry = { startLsn, epoch: newWriterEpoch(this.dependencies.random) };
     await this.saveMetadata({ history: [...this.historyBelow(startLsn), entry], writer: undefined });
-    await feed(await this.openIntake()).finally(() => this.rest());
+    const fed = feed(await this.openIntake());
+    await Promise.allSettled([fed]);
+    await this.rest();
+    await fed;
   }
 
   /** Entries at or above the end of the timeline say nothing: no WAL was written under them. */
