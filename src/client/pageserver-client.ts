@@ -30,6 +30,7 @@ import {
 } from "./json.ts";
 import { type RecoveryPlan, recoveryPlanOf } from "./recovery.ts";
 import { type Verification, verificationOf } from "./verification.ts";
+import { renderTime } from "./render-time.ts";
 
 export interface PageserverStatus {
   readonly pid: number;
@@ -440,11 +441,6 @@ export class PageserverClient {
 
 function headerLsn(value: string | string[] | undefined): Lsn | undefined {
   return typeof value === "string" ? parseLsn(value) : undefined;
-}
-
-/** Milliseconds, or microseconds where they are needed. */
-function renderTime(unixMs: number): Record<string, number> {
-  return Number.isInteger(unixMs) ? { timestamp_ms: unixMs } : { timestamp_us: Math.round(unixMs * 1000) };
 }
 
 function pointBody(point: BranchPoint): Record<string, string | number> {
