@@ -30,7 +30,7 @@ import {
 } from "./json.ts";
 import { type RecoveryPlan, recoveryPlanOf } from "./recovery.ts";
 import { type Verification, verificationOf } from "./verification.ts";
-import { renderTime } from "./render-time.ts";
+import { pointBody, renderTime } from "./point-body.ts";
 
 export interface PageserverStatus {
   readonly pid: number;
@@ -441,15 +441,6 @@ export class PageserverClient {
 
 function headerLsn(value: string | string[] | undefined): Lsn | undefined {
   return typeof value === "string" ? parseLsn(value) : undefined;
-}
-
-function pointBody(point: BranchPoint): Record<string, string | number> {
-  const body: Record<string, string | number> = {};
-  if (point.branch !== undefined) body["branch"] = point.branch;
-  if (point.timelineId !== undefined) body["timeline_id"] = point.timelineId;
-  if (point.lsn !== undefined) body["lsn"] = formatLsn(point.lsn);
-  if (point.timestampMs !== undefined) Object.assign(body, renderTime(point.timestampMs));
-  return body;
 }
 
 function tenantOf(value: unknown): TenantInfo {

@@ -236,8 +236,7 @@ export class Timeline implements ServedTimeline {
   }
 
   hasCommitAfter(unixMs: number): Promise<boolean> {
-    const { pgVersion } = this.cluster;
-    return hasCommitAfter(this.store, pgVersion, { unixMs, endLsn: this.lastRecordLsn });
+    return hasCommitAfter(this.store, this.cluster.pgVersion, { unixMs, endLsn: this.lastRecordLsn });
   }
 
   async recordBoundary(lsn: Lsn): Promise<RecordBoundary> {
