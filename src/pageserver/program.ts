@@ -49,5 +49,11 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
         ? undefined
         : FLUSHED_FACTOR * options.maintenance.flushedLayersMin,
   });
-  return { ...shared, timelines, pages, compaction };
+  return {
+    ...shared,
+    timelines,
+    pages,
+    compaction,
+    caches: { blocks: cache.data, index: cache.index },
+  };
 }

@@ -27,7 +27,7 @@ import { transferCommands } from "./service/libpq/transfer-commands.ts";
 import type { ServerTls } from "../pgwire/server-startup.ts";
 import { Metrics } from "./service/metrics.ts";
 import { ServerCertificate } from "./service/server-certificate.ts";
-import { addServerMetrics } from "./service/server-metrics.ts";
+import { type MeasuredCache, addServerMetrics } from "./service/server-metrics.ts";
 import { Users } from "./service/users.ts";
 import { buildRoutes } from "./service/routes.ts";
 import type { ServedTimeline, TimelineFactory } from "./timeline/served-timeline.ts";
@@ -47,6 +47,8 @@ export interface PageserverDependencies<T extends ServedTimeline> {
   readonly timelines: TimelineFactory<T>;
   /** For pages that clients fetch one by one; one of its own unless given. */
   readonly pages?: PageCache;
+  /** Other caches, by name, to be measured. */
+  readonly caches?: Readonly<Record<string, MeasuredCache>>;
   /** Where compaction runs; it is ended with the server. */
   readonly compaction?: AsyncDisposable;
 }
@@ -105,7 +107,8 @@ export class Pageserver implements AsyncDisposable {
         { token: options.authToken },
         { ...dependencies, users, keys },
       );
-      const readers = new PageReaders(pageCache(options, dependencies));
+      const pages = pageCache(options, dependencies);
+      const readers = new PageReaders(pages);
       const service = new HttpService(
         { ...options.listen, insecure: options.insecure },
         {
@@ -149,6 +152,8 @@ export class Pageserver implements AsyncDisposable {
         version,
         startedAt: clock.now(),
         libpqConnections: () => libpq?.connectionCount ?? 0,
+        httpConnections: () => service.connectionCount,
+        caches: { pages, ...dependencies.caches },
       });
       const background = new Background(options.maintenance, { tenants, log });
       const owned = ownedBy(tenants, background, dependencies.compaction);

@@ -15,6 +15,8 @@ export class BlockCache<T, K extends number | string = number> {
   private readonly capacityBytes: number;
   private readonly entries = new Map<K, Entry<T>>();
   private usedBytes = 0;
+  private hitCount = 0;
+  private missCount = 0;
 
   constructor(capacityBytes: number) {
     this.capacityBytes = capacityBytes;
@@ -24,9 +26,18 @@ export class BlockCache<T, K extends number | string = number> {
     return this.usedBytes;
   }
 
+  /** How often something was looked for and found, or not. */
+  get counts(): { readonly hits: number; readonly misses: number } {
+    return { hits: this.hitCount, misses: this.missCount };
+  }
+
   get(id: K): T | undefined {
     const entry = this.entries.get(id);
-    if (entry === undefined) return undefined;
+    if (entry === undefined) {
+      this.missCount++;
+      return undefined;
+    }
+    this.hitCount++;
     entry.used = true;
     return entry.value;
   }

@@ -304,7 +304,16 @@ async function chunksOf(stream: AsyncIterable<unknown>): Promise<Buffer[]> {
 async function serverRoutes({ lab }: World): Promise<void> {
   const status = fieldsOf(await lab.ok("GET /v1/status"));
   assert.deepEqual([status["id"], status["state"]], [1, "ready"]);
-  await lab.ok("GET /metrics");
+  const metrics = await lab.ok("GET /metrics");
+  assert.ok(metrics instanceof Uint8Array);
+  const text = Buffer.from(metrics).toString();
+  assert.match(
+    text,
+    /^neon_timeline_layers\{tenant="\w+",branch="main",timeline="\w+",kind="image"\} [1-9]/m,
+  );
+  for (const cache of ["pages", "blocks", "index"]) {
+    assert.match(text, new RegExp(`^neon_cache_hits_total\\{cache="${cache}"\\} [1-9]`, "m"));
+  }
   const document = fieldsOf(await lab.ok("GET /v1/openapi.json"));
   const yaml = await lab.ok("GET /swagger.yml");
   assert.ok(yaml instanceof Uint8Array);

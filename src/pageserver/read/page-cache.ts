@@ -30,6 +30,15 @@ export class PageCache {
     return this.readers++;
   }
 
+  get sizeBytes(): number {
+    return this.entries.sizeBytes;
+  }
+
+  /** How often a value was looked for and found, or not. */
+  get counts(): { readonly hits: number; readonly misses: number } {
+    return this.entries.counts;
+  }
+
   get(reader: number, key: Key): CachedValue | undefined {
     return this.entries.get(idOf(reader, key));
   }

@@ -1,8 +1,14 @@
 /**
- * Counters, histograms and gauges in the text format that Prometheus reads. Labels come from closed sets (routes,
- * commands, ids of timelines), so that the number of series is bounded.
- * Source: prometheus.io, "Exposition formats", text-based format 0.0.4.
+ * What the pageserver counts and measures, in the text format that Prometheus reads, by `prom-client`. Labels come from
+ * closed sets (routes, commands, ids of timelines), so that the number of series is bounded. Nothing is kept outside of a
+ * `Metrics`: a process may have several servers.
  */
+import {
+  Counter as PromCounter,
+  Gauge as PromGauge,
+  Histogram as PromHistogram,
+  Registry,
+} from "prom-client";
 
 export type Labels = Readonly<Record<string, string>>;
 
@@ -10,68 +16,32 @@ export type Labels = Readonly<Record<string, string>>;
 const BUCKETS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
 export class Counter {
-  readonly name: string;
-  private readonly help: string;
-  private readonly values = new Map<string, number>();
+  private readonly counter: PromCounter;
 
-  constructor(name: string, help: string) {
-    this.name = name;
-    this.help = help;
+  constructor(registry: Registry, name: string, help: string, labelNames: readonly string[]) {
+    this.counter = new PromCounter({ name, help, labelNames: [...labelNames], registers: [registry] });
   }
 
   add(labels: Labels, count = 1): void {
-    const key = formatLabels(labels);
-    this.values.set(key, (this.values.get(key) ?? 0) + count);
+    this.counter.inc({ ...labels }, count);
   }
-
-  render(): string {
-    const lines = [...this.values].map(([labels, value]) => `${this.name}${labels} ${value}`);
-    return block(this.name, "counter", this.help, lines);
-  }
-}
-
-interface Durations {
-  readonly labels: Labels;
-  /** Of each bucket alone; the last one has no bound. */
-  readonly counts: number[];
-  sum: number;
 }
 
 export class Histogram {
-  readonly name: string;
-  private readonly help: string;
-  private readonly series = new Map<string, Durations>();
+  private readonly histogram: PromHistogram;
 
-  constructor(name: string, help: string) {
-    this.name = name;
-    this.help = help;
+  constructor(registry: Registry, name: string, help: string, labelNames: readonly string[]) {
+    this.histogram = new PromHistogram({
+      name,
+      help,
+      labelNames: [...labelNames],
+      buckets: BUCKETS_S,
+      registers: [registry],
+    });
   }
 
   observe(labels: Labels, seconds: number): void {
-    const key = formatLabels(labels);
-    let durations = this.series.get(key);
-    if (!durations) {
-      durations = { labels, counts: new Array<number>(BUCKETS_S.length + 1).fill(0), sum: 0 };
-      this.series.set(key, durations);
-    }
-    const found = BUCKETS_S.findIndex((bound) => seconds <= bound);
-    const bucket = found < 0 ? BUCKETS_S.length : found;
-    durations.counts[bucket] = (durations.counts[bucket] ?? 0) + 1;
-    durations.sum += seconds;
-  }
-
-  render(): string {
-    const lines: string[] = [];
-    for (const [key, { labels, counts, sum }] of this.series) {
-      let total = 0;
-      for (const [index, count] of counts.entries()) {
-        total += count;
-        const le = String(BUCKETS_S[index] ?? "+Inf");
-        lines.push(`${this.name}_bucket${formatLabels({ ...labels, le })} ${total}`);
-      }
-      lines.push(`${this.name}_sum${key} ${sum}`, `${this.name}_count${key} ${total}`);
-    }
-    return block(this.name, "histogram", this.help, lines);
+    this.histogram.observe({ ...labels }, seconds);
   }
 }
 
@@ -85,50 +55,80 @@ export interface Gauge {
 }
 
 export class Metrics {
-  readonly httpRequests = new Counter("neon_http_requests_total", "HTTP requests by route and status.");
-  readonly httpDurations = new Histogram(
+  private readonly registry = new Registry();
+  readonly httpRequests = this.counter("neon_http_requests_total", "HTTP requests by route and status.", [
+    "method",
+    "route",
+    "status",
+  ]);
+  readonly httpDurations = this.histogram(
     "neon_http_request_seconds",
     "Time of HTTP requests to their last byte.",
+    ["method", "route"],
   );
-  readonly libpqCommands = new Counter("neon_libpq_commands_total", "libpq commands by name and result.");
-  readonly libpqDurations = new Histogram(
+  readonly libpqCommands = this.counter("neon_libpq_commands_total", "libpq commands by name and result.", [
+    "command",
+    "result",
+  ]);
+  readonly libpqDurations = this.histogram(
     "neon_libpq_command_seconds",
     "Time of libpq commands to their end.",
+    ["command"],
   );
-  readonly pageRequests = new Counter("neon_page_requests_total", "Requests of page streams by kind.");
+  readonly pageRequests = this.counter("neon_page_requests_total", "Requests of page streams by kind.", [
+    "kind",
+  ]);
+  readonly grpcRequests = this.counter(
+    "neon_grpc_requests_total",
+    "gRPC requests by method, status and, for pages, class.",
+    ["method", "class", "status"],
+  );
+  readonly grpcPages = this.counter("neon_grpc_pages_total", "Pages sent over gRPC by class of request.", [
+    "class",
+  ]);
+  readonly grpcDurations = this.histogram(
+    "neon_grpc_request_seconds",
+    "Time of gRPC requests to their answer.",
+    ["method"],
+  );
   private readonly gauges: Gauge[] = [];
 
   addGauge(gauge: Gauge): void {
     this.gauges.push(gauge);
   }
 
-  render(): string {
-    const families = [
-      this.httpRequests.render(),
-      this.httpDurations.render(),
-      this.libpqCommands.render(),
-      this.libpqDurations.render(),
-      this.pageRequests.render(),
-    ];
-    for (const { name, help, type = "gauge", read } of this.gauges) {
-      const lines = [...read()].map(([labels, value]) => `${name}${formatLabels(labels)} ${value}`);
-      families.push(block(name, type, help, lines));
-    }
-    return families.join("");
+  /** Of the text that `render` gives. */
+  get contentType(): string {
+    return this.registry.contentType;
+  }
+
+  async render(): Promise<string> {
+    const now = new Registry();
+    for (const gauge of this.gauges) readInto(now, gauge);
+    const parts = [await this.registry.metrics(), await now.metrics()];
+    return parts.map((part) => `${part.trimEnd()}\n`).join("\n");
+  }
+
+  private counter(name: string, help: string, labelNames: readonly string[]): Counter {
+    return new Counter(this.registry, name, help, labelNames);
+  }
+
+  private histogram(name: string, help: string, labelNames: readonly string[]): Histogram {
+    return new Histogram(this.registry, name, help, labelNames);
   }
 }
 
-/** Nothing for a family without values. */
-function block(name: string, type: string, help: string, lines: readonly string[]): string {
-  if (lines.length === 0) return "";
-  return `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${lines.join("\n")}\n`;
-}
-
-function formatLabels(labels: Labels): string {
-  const parts = Object.entries(labels).map(([name, value]) => `${name}="${escapeValue(value)}"`);
-  return parts.length === 0 ? "" : `{${parts.join(",")}}`;
-}
-
-function escapeValue(value: string): string {
-  return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+/** The values of this moment; nothing for a family that has none. */
+function readInto(registry: Registry, { name, help, type, read }: Gauge): void {
+  const values = [...read()];
+  if (values.length === 0) return;
+  const labelNames = [...new Set(values.flatMap(([labels]) => Object.keys(labels)))];
+  const options = { name, help, labelNames, registers: [registry] };
+  if (type === "counter") {
+    const counter = new PromCounter(options);
+    for (const [labels, value] of values) counter.inc({ ...labels }, value);
+  } else {
+    const gauge = new PromGauge(options);
+    for (const [labels, value] of values) gauge.set({ ...labels }, value);
+  }
 }

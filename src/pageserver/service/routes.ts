@@ -14,15 +14,13 @@ import { Router } from "./router.ts";
 import { addStorageRoutes } from "./storage-routes.ts";
 import { addUserRoutes } from "./user-routes.ts";
 
-const METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
-
 export function buildRoutes(context: RouteContext): ApiRouter {
   const { metrics } = context;
   const router = new Router<Handler>();
   router.add("GET", "/metrics", async () => ({
     kind: "text",
-    contentType: METRICS_CONTENT_TYPE,
-    text: metrics.render(),
+    contentType: metrics.contentType,
+    text: await metrics.render(),
   }));
   addOpenApiRoutes(router, context.version);
   addUserRoutes(router, context);

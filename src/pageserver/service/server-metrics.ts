@@ -1,4 +1,5 @@
 /** What the pageserver tells of itself in `/metrics` beside counts of requests: its process, tenants and timelines. */
+import type { StoreStats } from "../../storage/store.ts";
 import type { Labels, Metrics } from "./metrics.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenants } from "../timeline/tenants.ts";
@@ -9,12 +10,21 @@ export interface MeasuredServer {
   /** Milliseconds since 1970. */
   readonly startedAt: number;
   readonly libpqConnections: () => number;
+  readonly httpConnections: () => number;
+  /** By name. */
+  readonly caches: Readonly<Record<string, MeasuredCache>>;
+}
+
+/** Any of our caches. */
+export interface MeasuredCache {
+  readonly sizeBytes: number;
+  readonly counts: { readonly hits: number; readonly misses: number };
 }
 
 type Values = Iterable<readonly [Labels, number]>;
 
 export function addServerMetrics(metrics: Metrics, server: MeasuredServer): void {
-  const { tenants, version, startedAt, libpqConnections } = server;
+  const { tenants, version, startedAt, libpqConnections, httpConnections, caches } = server;
   const single = (value: () => number) => (): Values => [[{}, value()]];
   const add = (name: string, help: string, read: () => Values, type: "gauge" | "counter" = "gauge"): void =>
     metrics.addGauge({ name, help, read, type });
@@ -41,6 +51,26 @@ export function addServerMetrics(metrics: Metrics, server: MeasuredServer): void
     single(() => process.memoryUsage().external),
   );
   add("neon_libpq_connections", "Clients that are connected over libpq.", single(libpqConnections));
+  add("neon_http_connections", "Clients that are connected over HTTP.", single(httpConnections));
+  const ofCaches = (value: (cache: MeasuredCache) => number) => (): Values =>
+    Object.entries(caches).map(([name, cache]) => [{ cache: name }, value(cache)]);
+  add(
+    "neon_cache_bytes",
+    "Memory of caches.",
+    ofCaches((cache) => cache.sizeBytes),
+  );
+  add(
+    "neon_cache_hits_total",
+    "Look-ups that found something.",
+    ofCaches((cache) => cache.counts.hits),
+    "counter",
+  );
+  add(
+    "neon_cache_misses_total",
+    "Look-ups that did not.",
+    ofCaches((cache) => cache.counts.misses),
+    "counter",
+  );
   add("neon_tenants", "Tenants by state.", () => tenantStates(tenants));
   const timelines: [string, string, (timeline: ServedTimeline) => number | undefined][] = [
     ["neon_timeline_last_record_lsn", "End of the last ingested record.", (t) => t.lastRecordLsn],
@@ -56,6 +86,12 @@ export function addServerMetrics(metrics: Metrics, server: MeasuredServer): void
     ],
   ];
   for (const [name, help, value] of timelines) add(name, help, () => timelineValues(tenants, value));
+  add("neon_timeline_layers", "Layer files of the timeline's own.", () =>
+    layerValues(tenants, (stats) => [stats.deltaCount, stats.imageCount]),
+  );
+  add("neon_timeline_layer_bytes", "Size of its own layer files.", () =>
+    layerValues(tenants, (stats) => [stats.deltaBytes, stats.imageBytes]),
+  );
 }
 
 function cpuSeconds(): number {
@@ -70,17 +106,38 @@ function* tenantStates(tenants: Tenants<ServedTimeline>): Values {
   yield [{ state: "broken" }, entries.length - open];
 }
 
+/** Numbers of delta and image layers of each timeline that a branch names. */
+function* layerValues(
+  tenants: Tenants<ServedTimeline>,
+  values: (stats: StoreStats) => readonly [deltas: number, images: number],
+): Values {
+  for (const [labels, timeline] of namedTimelines(tenants)) {
+    const stats = timeline.exchange?.store.stats;
+    if (!stats) continue;
+    const [deltas, images] = values(stats);
+    yield [{ ...labels, kind: "delta" }, deltas];
+    yield [{ ...labels, kind: "image" }, images];
+  }
+}
+
 /** One value for each timeline that a branch names. */
 function* timelineValues(
   tenants: Tenants<ServedTimeline>,
   value: (timeline: ServedTimeline) => number | undefined,
 ): Values {
+  for (const [labels, timeline] of namedTimelines(tenants)) {
+    const found = value(timeline);
+    if (found !== undefined) yield [labels, found];
+  }
+}
+
+/** With several names, once for each. */
+function* namedTimelines(tenants: Tenants<ServedTimeline>): Iterable<readonly [Labels, ServedTimeline]> {
   for (const entry of tenants.list()) {
     if (entry.kind !== "open") continue;
     for (const { ref, entry: named } of entry.tenant.branches()) {
-      const found = named.kind === "open" ? value(named.timeline) : undefined;
-      if (found === undefined) continue;
-      yield [{ tenant: entry.tenant.id, branch: ref.name, timeline: ref.timelineId }, found];
+      if (named.kind !== "open") continue;
+      yield [{ tenant: entry.tenant.id, branch: ref.name, timeline: ref.timelineId }, named.timeline];
     }
   }
 }
