@@ -3,9 +3,10 @@
  * the load on the target, and prints what was measured as JSON.
  */
 import type { Load, Measured, PageConnection, PageProtocol, PageTarget } from "./page-protocol.ts";
+import { grpcPages } from "./page-grpc.ts";
 import { libpqPages } from "./page-libpq.ts";
 
-const PROTOCOLS: readonly PageProtocol[] = [libpqPages];
+const PROTOCOLS: readonly PageProtocol[] = [libpqPages, grpcPages];
 
 class Run {
   private readonly load: Load;

@@ -22,7 +22,7 @@ const READY = 0x5a;
 export const libpqPages: PageProtocol = { name: "libpq", connect: connectLibpqPages };
 
 async function connectLibpqPages(target: PageTarget): Promise<PageConnection> {
-  const socket = connect({ host: target.host, port: target.port, noDelay: true });
+  const socket = connect({ host: target.host, port: target.ports["libpq"] ?? 0, noDelay: true });
   await once(socket, "connect");
   const connection = new FrameConnection(socket, { bodySizeMax: 2 ** 20, peer: "pageserver" });
   await connection.write(encodeStartup({ user: "neon" }));

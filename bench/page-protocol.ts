@@ -4,7 +4,8 @@
  */
 export interface PageTarget {
   readonly host: string;
-  readonly port: number;
+  /** By protocol. */
+  readonly ports: Readonly<Record<string, number>>;
   readonly token: string;
   readonly tenantId: string;
   readonly timelineId: string;

@@ -16,7 +16,7 @@ import type { Load, Measured, PageTarget } from "./page-protocol.ts";
 
 const pages = Number(process.argv[2] ?? 60_000);
 const rows = Number(process.argv[3] ?? 200_000);
-const protocols = (process.argv[4] ?? "libpq").split(",");
+const protocols = (process.argv[4] ?? "libpq,grpc").split(",");
 const full = process.argv[5] === "full";
 /** Of the table, so that all of them are in the cache. */
 const HOT_PAGES = 300;
@@ -113,10 +113,12 @@ const address = await cli.ok("config", "get", "pageserver.listen_libpq");
 const tenantId = await cli.ok("config", "get", "default_tenant_id");
 const branches = (await cli.json("branch"))["branches"] as { timeline_id: string }[];
 const timelineId = branches[0]?.timeline_id ?? "";
+const grpcAddress = await cli.ok("config", "get", "pageserver.listen_grpc");
 const [host = "", port] = address.split(":");
+const ports = { libpq: Number(port), grpc: Number(grpcAddress.split(":")[1]) };
 const relation = { dbOid: Number(path[1]), relNumber: Number(path[2]) };
 const pid = await cli.pageserverPid();
-await measurePages({ host, port: Number(port), token, tenantId, timelineId, ...relation }, pid);
+await measurePages({ host, ports, token, tenantId, timelineId, ...relation }, pid);
 const libpq = parseLibpqUri(`postgresql://neon:${token}@${address}?sslmode=disable`);
 await measureBackup(
   libpq,

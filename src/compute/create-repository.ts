@@ -119,10 +119,11 @@ async function startServer(
     }
     const port = await reservePort({ first: PAGESERVER_PORT, owner: repository.configPath });
     undo.defer(() => port.release());
-    // Whichever of its two ports it was: both are chosen anew.
+    // Whichever of its ports it was: all are chosen anew.
     await repository.changeSettings([
       ["pageserver.listen", `127.0.0.1:${port.port}`],
       ["pageserver.listen_libpq", undefined],
+      ["pageserver.listen_grpc", undefined],
     ]);
   }
 }

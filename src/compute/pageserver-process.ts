@@ -48,8 +48,12 @@ const STATUS_TIMEOUT_MS = 2000;
 const SILENCE_MS = 30_000;
 const STOP_TIMEOUT_MS = 60_000;
 const POLL_MS = 25;
-/** Where the search for the port of the libpq service begins. */
-const LIBPQ_PORT = 64_000;
+/** The services beside HTTP: their setting, what a client speaks, and where the search for a free port begins. */
+const SERVICES = [
+  { setting: "listen_libpq", field: "listenLibpq", protocol: "libpq", firstPort: 64_000 },
+  { setting: "listen_grpc", field: "listenGrpc", protocol: "gRPC", firstPort: 51_051 },
+] as const;
+type Service = (typeof SERVICES)[number];
 /** How long a port of ours is waited for that a server before may not have given back yet. */
 const PORT_PATIENCE_MS = 2000;
 /** A log that is longer than this when the server starts is set aside. */
@@ -100,14 +104,15 @@ export class PageserverProcess {
         return { pid: before.pid, started: false };
       }
       await this.checkPort();
-      const reserved = await this.libpqPort();
+      const reserved: ReservedPort[] = [];
       try {
+        for (const service of SERVICES) reserved.push(await this.servicePort(service));
         await this.writeServerConfig();
         const child = this.spawnServer();
         await this.waitUntilReady(child.pid, child, options);
         return { pid: child.pid, started: true };
       } finally {
-        reserved.release();
+        for (const port of reserved) port.release();
       }
     });
   }
@@ -162,27 +167,28 @@ export class PageserverProcess {
     return processStartTime(pid) === startTime ? pid : undefined;
   }
 
-  /** Reserves the port of the libpq service; the first time it is chosen here, and noted in the config. */
-  private async libpqPort(): Promise<ReservedPort> {
+  /** Reserves the port of a service; the first time it is chosen here, and noted in the config. */
+  private async servicePort({ setting, field, protocol, firstPort: first }: Service): Promise<ReservedPort> {
     const { config, pageserverDirectory: owner } = this.repository;
-    const { listenLibpq } = config.pageserver;
-    const wanted = listenLibpq === undefined ? undefined : parseListenAddress(listenLibpq)?.port;
+    const key = `pageserver.${setting}`;
+    const address = config.pageserver[field];
+    const wanted = address === undefined ? undefined : parseListenAddress(address)?.port;
     if (wanted === undefined) {
-      const reserved = await reservePort({ first: LIBPQ_PORT, owner });
-      await this.repository.changeSetting("pageserver.listen_libpq", `127.0.0.1:${reserved.port}`);
+      const reserved = await reservePort({ first, owner });
+      await this.repository.changeSetting(key, `127.0.0.1:${reserved.port}`);
       return reserved;
     }
     try {
-      return await reservePort({ first: LIBPQ_PORT, wanted, owner, patienceMs: PORT_PATIENCE_MS });
+      return await reservePort({ first, wanted, owner, patienceMs: PORT_PATIENCE_MS });
     } catch (error) {
       if (!isPortInUse(error)) throw error;
       const { data } = await portInUse(wanted);
       const example = `127.0.0.1:${typeof data["free"] === "number" ? data["free"] : "PORT"}`;
       throw new NeonError(
         ErrorCode.Resource,
-        `port ${wanted}, where the pageserver should listen for libpq, is in use`,
+        `port ${wanted}, where the pageserver should listen for ${protocol}, is in use`,
         {
-          hint: `End the program that uses it, or choose another: \`neon config set pageserver.listen_libpq ${example}\`.`,
+          hint: `End the program that uses it, or choose another: \`neon config set ${key} ${example}\`.`,
           data,
         },
       );
@@ -192,16 +198,26 @@ export class PageserverProcess {
   /** Addresses, certificate, token and verify_redo are the repository's; whatever else is in pageserver.toml stays. */
   private async writeServerConfig(): Promise<void> {
     const path = join(this.repository.pageserverDirectory, "pageserver.toml");
-    const { listen, authToken, listenLibpq, tlsCert, tlsKey, jwtPublicKey, insecure, verifyRedo } =
-      this.repository.config.pageserver;
+    const {
+      listen,
+      authToken,
+      listenLibpq,
+      listenGrpc,
+      tlsCert,
+      tlsKey,
+      jwtPublicKey,
+      insecure,
+      verifyRedo,
+    } = this.repository.config.pageserver;
     const before = readTextOr(
       path,
-      "# Settings of the pageserver. `neon start` writes listen, auth_token, listen_libpq, tls_cert, tls_key, jwt_public_key,\n" +
+      "# Settings of the pageserver. `neon start` writes listen, auth_token, listen_libpq, listen_grpc, tls_cert, tls_key, jwt_public_key,\n" +
         "# insecure and verify_redo; they are those of config.toml.\n",
     );
     let text = setTomlValue(before, ["listen"], listen);
     text = setTomlValue(text, ["auth_token"], authToken);
     text = setTomlValue(text, ["listen_libpq"], listenLibpq);
+    text = setTomlValue(text, ["listen_grpc"], listenGrpc);
     text = setTomlValue(text, ["tls_cert"], tlsCert);
     text = setTomlValue(text, ["tls_key"], tlsKey);
     text = setTomlValue(text, ["jwt_public_key"], jwtPublicKey);

@@ -30,6 +30,10 @@ export interface PageserverOptions {
   readonly authToken: string | undefined;
   /** Address of the libpq service; without one there is none. */
   readonly listenLibpq: ListenAddress | undefined;
+  /** Address of the gRPC service; without one there is none. */
+  readonly listenGrpc: ListenAddress | undefined;
+  /** Pages that a tenant may read per second over gRPC; 0: as many as it likes. */
+  readonly pageRateLimit: number;
   /** Absolute paths of certificate (chain) and key, in PEM; both or none. */
   readonly tls: { readonly certPath: string; readonly keyPath: string } | undefined;
   /** Absolute path of a public key in PEM, or of a directory of such, that tokens are checked with. */
@@ -138,6 +142,8 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
     listen: settings.read("listen", parseListen) ?? { host: "127.0.0.1", port: 9898 },
     authToken: settings.read("auth_token", parseToken),
     listenLibpq: settings.read("listen_libpq", parseListen),
+    listenGrpc: settings.read("listen_grpc", parseListen),
+    pageRateLimit: settings.read("page_rate_limit", countBetween(0, 100_000_000)) ?? 0,
     tls: readTls(settings, where.workdir),
     jwtPublicKey: jwtPublicKey === undefined ? undefined : resolve(where.workdir, jwtPublicKey),
     insecure: settings.read("insecure", parseBoolean) ?? false,
@@ -165,13 +171,23 @@ export function parseOptions(text: string, where: { workdir: string; path: strin
       `must be set, or jwt_public_key, since ${options.listen.host} can be reached from other machines`,
     );
   }
-  for (const key of ["listen", "listen_libpq"] as const) {
-    const address = key === "listen" ? options.listen : options.listenLibpq;
+  for (const [key, address] of [
+    ["listen", options.listen],
+    ["listen_libpq", options.listenLibpq],
+    ["listen_grpc", options.listenGrpc],
+  ] as const) {
     if (!address || isLoopback(address.host) || options.tls || options.insecure) continue;
     throw settings.wrong(
       key,
       `is ${address.host}, which can be reached from other machines: set tls_cert and tls_key ` +
         "(`neon pageserver cert` makes them), or insecure = true in a network you trust",
+    );
+  }
+  const { listenGrpc } = options;
+  if (listenGrpc && !authenticates && !isLoopback(listenGrpc.host)) {
+    throw settings.wrong(
+      "auth_token",
+      `must be set, or jwt_public_key, since ${listenGrpc.host} can be reached from other machines`,
     );
   }
   return options;

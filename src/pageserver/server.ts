@@ -7,9 +7,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import type { Clock, Files, Random } from "../base/seams.ts";
+import type { ServerTls } from "../pgwire/server-startup.ts";
 import type { PageserverOptions } from "./options.ts";
 import { Background } from "./compaction/background.ts";
 import { Authentication } from "./service/authentication.ts";
+import { GrpcService } from "./service/grpc/grpc-service.ts";
 import { HttpService } from "./service/http-service.ts";
 import { JwtKeys } from "./service/jwt-keys.ts";
 import { PageCache } from "./read/page-cache.ts";
@@ -24,7 +26,6 @@ import { maintenanceCommands } from "./service/libpq/maintenance-commands.ts";
 import { ReplicationService } from "./service/libpq/replication-service.ts";
 import { pagestreamCommands } from "./service/libpq/pagestream.ts";
 import { transferCommands } from "./service/libpq/transfer-commands.ts";
-import type { ServerTls } from "../pgwire/server-startup.ts";
 import { Metrics } from "./service/metrics.ts";
 import { ServerCertificate } from "./service/server-certificate.ts";
 import { type MeasuredCache, addServerMetrics } from "./service/server-metrics.ts";
@@ -59,19 +60,21 @@ export const systemRandom: Random = { bytes: (count) => new Uint8Array(randomByt
 export class Pageserver implements AsyncDisposable {
   private readonly service: HttpService;
   private readonly libpq: LibpqService | undefined;
+  private readonly grpc: GrpcService | undefined;
   private readonly tenants: AsyncDisposable;
   private readonly directory: WorkDirectory;
   private readonly log: Logger;
   private stopping: Promise<void> | undefined;
 
   private constructor(
-    services: { service: HttpService; libpq: LibpqService | undefined },
+    services: { service: HttpService; libpq: LibpqService | undefined; grpc: GrpcService | undefined },
     tenants: AsyncDisposable,
     directory: WorkDirectory,
     log: Logger,
   ) {
     this.service = services.service;
     this.libpq = services.libpq;
+    this.grpc = services.grpc;
     this.tenants = tenants;
     this.directory = directory;
     this.log = log;
@@ -131,6 +134,12 @@ export class Pageserver implements AsyncDisposable {
           metrics,
         },
       );
+      const grpc =
+        options.listenGrpc &&
+        new GrpcService(
+          { ...options.listenGrpc, insecure: options.insecure, pageRateLimit: options.pageRateLimit },
+          { tenants, readers, metrics, log, authentication, tls, now: () => clock.now() },
+        );
       const replication = new ReplicationService(tenants, { clock });
       const libpq = await libpqService(options, { ...dependencies, metrics, tls, replication }, users, [
         ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
@@ -157,7 +166,7 @@ export class Pageserver implements AsyncDisposable {
       });
       const background = new Background(options.maintenance, { tenants, log });
       const owned = ownedBy(tenants, background, dependencies.compaction);
-      const server = new Pageserver({ service, libpq }, owned, directory, log);
+      const server = new Pageserver({ service, libpq, grpc }, owned, directory, log);
       await users.open();
       await server.open(options, () => tenants.open(), version);
       background.start();
@@ -177,15 +186,19 @@ export class Pageserver implements AsyncDisposable {
     try {
       await this.service.listen();
       await this.libpq?.listen();
+      await this.grpc?.listen();
       const listen = formatAddress(options.listen.host, this.service.port);
-      const { libpqPort } = this;
+      const { libpqPort, grpcPort } = this;
       const listenLibpq =
         libpqPort === undefined ? undefined : formatAddress(options.listenLibpq?.host ?? "", libpqPort);
-      this.directory.writePidFile(listen, listenLibpq);
+      const listenGrpc =
+        grpcPort === undefined ? undefined : formatAddress(options.listenGrpc?.host ?? "", grpcPort);
+      this.directory.writePidFile(listen, listenLibpq, listenGrpc);
       await openTenants();
       this.service.state = "ready";
       if (this.libpq) this.libpq.ready = true;
-      this.log.info({ listen, listenLibpq, version, workdir: options.workdir }, "ready");
+      this.grpc?.ready();
+      this.log.info({ listen, listenLibpq, listenGrpc, version, workdir: options.workdir }, "ready");
     } catch (error) {
       await this.stop();
       throw error;
@@ -195,6 +208,11 @@ export class Pageserver implements AsyncDisposable {
   /** Port of the libpq service, if there is one. */
   get libpqPort(): number | undefined {
     return this.libpq?.port;
+  }
+
+  /** Port of the gRPC service, if there is one. */
+  get grpcPort(): number | undefined {
+    return this.grpc?.port;
   }
 
   get port(): number {
@@ -219,7 +237,11 @@ export class Pageserver implements AsyncDisposable {
   private async stopAll(): Promise<void> {
     this.log.info("stopping");
     try {
-      await Promise.all([this.service.stop(STOP_GRACE_MS), this.libpq?.stop(STOP_GRACE_MS)]);
+      await Promise.all([
+        this.service.stop(STOP_GRACE_MS),
+        this.libpq?.stop(STOP_GRACE_MS),
+        this.grpc?.stop(STOP_GRACE_MS),
+      ]);
       await this.tenants[Symbol.asyncDispose]();
     } finally {
       this.directory[Symbol.dispose]();

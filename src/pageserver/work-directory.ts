@@ -3,7 +3,8 @@
  * system drops when its owner ends, however it ends: Node.js has no flock of its own, but its SQLite locks the file it
  * opens. `pageserver.pid` beside it is for people and for the command line:
  *
- *     {"pid": 4711, "start_time": "123456", "boot_id": "…", "listen": "127.0.0.1:9898", "listen_libpq": "127.0.0.1:64000"}
+ *     {"pid": 4711, "start_time": "123456", "boot_id": "…", "listen": "127.0.0.1:9898",
+ *      "listen_libpq": "127.0.0.1:64000", "listen_grpc": "127.0.0.1:51051"}
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
@@ -55,8 +56,8 @@ export class WorkDirectory implements Disposable {
     }
   }
 
-  /** Says in pageserver.pid who works here and where it listens for HTTP and, if it does, for libpq. */
-  writePidFile(listen: string, listenLibpq: string | undefined): void {
+  /** Says in pageserver.pid who works here and where it listens for HTTP and, if it does, for libpq and gRPC. */
+  writePidFile(listen: string, listenLibpq: string | undefined, listenGrpc: string | undefined): void {
     const { pid, startTime, bootId } = ownProcessStamp();
     const path = join(this.path, PID_FILE);
     const text = JSON.stringify({
@@ -65,6 +66,7 @@ export class WorkDirectory implements Disposable {
       boot_id: bootId,
       listen,
       listen_libpq: listenLibpq,
+      listen_grpc: listenGrpc,
     });
     // A reader sees all of it or the one before. It describes a living process, so it need not survive a crash.
     writeFileSync(`${path}.new`, `${text}\n`, { mode: 0o600 });

@@ -96,6 +96,14 @@ export const CONFIG_KEYS: readonly ConfigKey[] = [
     problem: (value) => (parseListenAddress(String(value)) ? undefined : "HOST:PORT is wanted"),
   },
   {
+    path: "pageserver.listen_grpc",
+    type: "text",
+    description:
+      "Address of the pageserver for clients of its gRPC page API, HOST:PORT. Unset: `neon start` takes " +
+      "127.0.0.1:51051 or the next free port.",
+    problem: (value) => (parseListenAddress(String(value)) ? undefined : "HOST:PORT is wanted"),
+  },
+  {
     path: "pageserver.tls_cert",
     type: "text",
     description: "File with the pageserver's certificate in PEM; `neon pageserver cert` makes one.",

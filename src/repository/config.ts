@@ -22,6 +22,8 @@ export interface NeonConfig {
     readonly authToken: string;
     /** `host:port`; undefined until the first start. */
     readonly listenLibpq?: string;
+    /** `host:port`; undefined until the first start. */
+    readonly listenGrpc?: string;
     /** Paths of files in PEM. */
     readonly tlsCert?: string;
     readonly tlsKey?: string;
@@ -100,12 +102,14 @@ function accessSettings(settings: ConfigSettings): Partial<NeonConfig["pageserve
     return value === undefined ? undefined : String(value);
   };
   const listenLibpq = text("listen_libpq");
+  const listenGrpc = text("listen_grpc");
   const tlsCert = text("tls_cert");
   const tlsKey = text("tls_key");
   const jwtPublicKey = text("jwt_public_key");
   const insecure = settings.get("pageserver.insecure");
   return {
     ...(listenLibpq === undefined ? {} : { listenLibpq }),
+    ...(listenGrpc === undefined ? {} : { listenGrpc }),
     ...(tlsCert === undefined ? {} : { tlsCert }),
     ...(tlsKey === undefined ? {} : { tlsKey }),
     ...(jwtPublicKey === undefined ? {} : { jwtPublicKey }),

@@ -67,6 +67,8 @@ export class Harness implements AsyncDisposable {
       listen: { host: "127.0.0.1", port: 0 },
       authToken: options.token === "" ? undefined : (options.token ?? TOKEN),
       listenLibpq: { host: "127.0.0.1", port: 0 },
+      listenGrpc: { host: "127.0.0.1", port: 0 },
+      pageRateLimit: 0,
       tls: options.tls,
       jwtPublicKey: options.jwtPublicKey,
       insecure: false,

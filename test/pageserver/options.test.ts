@@ -12,6 +12,8 @@ void test("defaults", () => {
     listen: { host: "127.0.0.1", port: 9898 },
     authToken: undefined,
     listenLibpq: undefined,
+    listenGrpc: undefined,
+    pageRateLimit: 0,
     tls: undefined,
     jwtPublicKey: undefined,
     insecure: false,
@@ -36,6 +38,8 @@ void test("every setting, in every unit", () => {
     `listen = "[::1]:0"
      auth_token = "0123456789abcdef"
      listen_libpq = "0.0.0.0:64000"
+     listen_grpc = "0.0.0.0:51051"
+     page_rate_limit = 5000
      tls_cert = "server.crt"
      tls_key = "/k/server.key"
      jwt_public_key = "keys"
@@ -59,6 +63,8 @@ void test("every setting, in every unit", () => {
     listen: { host: "::1", port: 0 },
     authToken: "0123456789abcdef",
     listenLibpq: { host: "0.0.0.0", port: 64_000 },
+    listenGrpc: { host: "0.0.0.0", port: 51_051 },
+    pageRateLimit: 5000,
     tls: { certPath: "/w/server.crt", keyPath: "/k/server.key" },
     jwtPublicKey: "/w/keys",
     insecure: true,
@@ -103,6 +109,9 @@ void test("what is refused, naming file and key", async (t) => {
     ['auth_token = "0123456789 abcdef"', /"auth_token"/],
     ["auth_token = 12345678901234567", /"auth_token"|TOML/],
     ['listen_libpq = "0.0.0.0:64000"', /"listen_libpq" is 0\.0\.0\.0, .*tls_cert/],
+    ['listen_grpc = "0.0.0.0:51051"', /"listen_grpc" is 0\.0\.0\.0, .*tls_cert/],
+    ['listen_grpc = "0.0.0.0:51051"\ninsecure = true', /"auth_token" must be set, .*0\.0\.0\.0/],
+    ["page_rate_limit = -1", /"page_rate_limit" must be a number from 0/],
     ['tls_cert = "a"', /"tls_key" must be set/],
     ['tls_key = "a"', /"tls_cert" must be set/],
     ["insecure = 1", /"insecure" must be true or false/],
