@@ -114,7 +114,7 @@ async function takeIn(
   workload: Workload,
   dataDir: string,
   compacts: boolean,
-): Promise<{ seconds: number; stoodMs: number; writtenBytes: number }> {
+): Promise<{ seconds: number; cpuSeconds: number; stoodMs: number; writtenBytes: number }> {
   const chunks = [...readWal(dataDir, workload.from, workload.to)];
   const intake = await timeline.openIntake();
   let writtenBytes = 0;
@@ -127,15 +127,18 @@ async function takeIn(
     if (compacts) compacting ??= compact().finally(() => (compacting = undefined));
   }, COMPACTION_PERIOD_MS);
   const stood = watchLoop();
+  const cpu = process.threadCpuUsage();
   const started = performance.now();
   for (const { lsn, bytes } of chunks) await intake.accept(toLsn(lsn), bytes);
   await intake.waitForDurable(intake.resumeLsn, 600_000);
   const seconds = (performance.now() - started) / 1000;
+  const { user, system } = process.threadCpuUsage(cpu);
+  const cpuSeconds = (user + system) / 1e6;
   const stoodMs = stood();
   clearInterval(timer);
   await compacting;
   if (compacts) await compact();
-  return { seconds, stoodMs, writtenBytes };
+  return { seconds, cpuSeconds, stoodMs, writtenBytes };
 }
 
 async function run(server: TestPostgres, tar: Uint8Array, compacts: boolean): Promise<number[]> {
@@ -156,7 +159,7 @@ async function run(server: TestPostgres, tar: Uint8Array, compacts: boolean): Pr
     const written = (files.writtenBytes - before + taken.writtenBytes) / walBytes;
     console.log(
       `${workload.name}, ${compacts ? "with" : "without"} compaction: ${(walBytes / 1e6).toFixed(0)} MB of WAL at ` +
-        `${rate.toFixed(0)} MB/s, loop stood ${taken.stoodMs.toFixed(1)} ms of CPU, each byte written ${written.toFixed(2)} times`,
+        `${rate.toFixed(0)} MB/s (${(walBytes / 1e6 / taken.cpuSeconds).toFixed(0)} MB per second of its CPU), loop stood ${taken.stoodMs.toFixed(1)} ms of CPU, each byte written ${written.toFixed(2)} times`,
     );
     if (workload.transactions < 100) continue;
     const grown = timeline.physicalBytes - sizeBefore;

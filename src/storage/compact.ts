@@ -87,13 +87,17 @@ export async function compactStore(
   return sums;
 }
 
+export interface ImageOptions extends Pick<CompactionPolicy, "imagesWithin" | "fileBytesMax"> {
+  readonly images: ImagePolicy | GarbagePolicy;
+  readonly lsn: Lsn;
+  /** Only to see what they would be: they are removed again. */
+  readonly rehearsal?: boolean;
+}
+
 /** Makes images at an LSN where the policy wants them. */
 export async function addImages(
   store: TimelineStore,
-  options: Pick<CompactionPolicy, "imagesWithin" | "fileBytesMax"> & {
-    readonly images: ImagePolicy | GarbagePolicy;
-    readonly lsn: Lsn;
-  },
+  options: ImageOptions,
   run: RunCompaction,
 ): Promise<WrittenOutput[]> {
   const { lsn } = options;
@@ -110,7 +114,8 @@ export async function addImages(
     fileBytesMax: options.fileBytesMax,
     output: { directory, prefix },
   });
-  await store.replaceLayers(written, new Set());
+  if (options.rehearsal) await store.discard(written.map((layer) => layer.temporaryPath));
+  else await store.replaceLayers(written, new Set());
   return written;
 }
 

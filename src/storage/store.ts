@@ -310,6 +310,11 @@ export class TimelineStore implements AsyncDisposable {
     if (added.length > 0 || removed.size > 0) await this.set.publish({ added, removed });
   }
 
+  /** Removes files that were written for this store and are not wanted. */
+  discard(paths: readonly string[]): Promise<void> {
+    return this.set.discard(paths);
+  }
+
   /** Says durably what of the history is still readable. The cutoff never goes back. */
   async retain(retention: Retention): Promise<void> {
     assert(

@@ -62,10 +62,15 @@ test("what branches, leases and backups stand on stays, the rest goes, and reads
   assert.equal(main.gcCutoffLsn, main.startLsn);
   {
     using _hold = main.leases.hold(heldPoint, "base backup");
+    const [planned] = await collectGarbage(tenant, { ...ALL, dryRun: true });
+    assert.equal(await layerBytes(stage, "main"), before, "nothing has changed");
     const [report] = await collectGarbage(tenant, ALL);
-    assert.equal(report?.cutoffLsn, end);
+    assert.deepEqual(report, planned, "a dry run says what is done then");
+    assert.ok(report && report.removedBytes > 0 && report.writtenBytes > 0);
+    assert.equal(await layerBytes(stage, "main"), before - report.removedBytes + report.writtenBytes);
+    assert.equal(report.cutoffLsn, end);
     assert.deepEqual(
-      report?.roots.map((root) => [root.lsn, root.usedBy]),
+      report.roots.map((root) => [root.lsn, root.usedBy]),
       [
         [branchPoint, ['branch "dev"']],
         [leasePoint, ['lease "report"']],

@@ -1,4 +1,5 @@
 /** The thread in which layers are merged and images made. It gets immutable files and writes new ones. */
+import { constants, setPriority } from "node:os";
 import { parentPort } from "node:worker_threads";
 import { NeonError, messageOf } from "../../base/errors.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
@@ -13,6 +14,9 @@ const files = new RealFiles({
     throw error;
   },
 });
+
+// Whoever takes in WAL or reads goes first where processors are few. Elsewhere the call is about the whole process.
+if (process.platform === "linux") setPriority(0, constants.priority.PRIORITY_BELOW_NORMAL);
 
 parentPort?.on("message", (request: ThreadRequest) => {
   void answer(request).then((message) => parentPort?.postMessage(message));

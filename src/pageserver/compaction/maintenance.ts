@@ -52,6 +52,11 @@ export interface RetentionSettings {
   readonly gcHorizonBytes: number;
 }
 
+export interface CollectedGarbage extends GcPlan {
+  /** Of images that were made so that something could be removed. */
+  readonly imageBytes: number;
+}
+
 export class Maintenance {
   private readonly timeline: MaintainedTimeline;
   private readonly runner: CompactionRunner;
@@ -169,10 +174,10 @@ export class Maintenance {
     );
   }
 
-  /** What could go under a retention, as the layers are now. */
-  planGc(retention: Retention): GcPlan {
+  /** What could go under a retention, as the layers are now, and with others besides. */
+  private planGc(retention: Retention, added: readonly LayerDescriptor[] = []): GcPlan {
     return planGc({
-      layers: this.timeline.store.layers(),
+      layers: [...this.timeline.store.layers(), ...added],
       cutoffLsn: retention.cutoff.lsn,
       points: retention.points.map((point) => point.lsn),
       imagesWithin: this.policy.imagesWithin,
@@ -180,16 +185,28 @@ export class Maintenance {
   }
 
   /** Removes what the store's retention does not need, after making images where they free more than they take. */
-  collect({ thorough }: { thorough: boolean }): Promise<GcPlan & { readonly imageBytes: number }> {
+  collect({ thorough }: { thorough: boolean }): Promise<CollectedGarbage> {
     return this.queue.run(async () => {
       this.checkOpen();
       const { store } = this.timeline;
       const { retention } = store;
       if (retention === undefined) return { removable: [], kept: [], imageBytes: 0 };
-      const images = await this.addGarbageImages(retention, thorough);
+      const images = await this.addGarbageImages(retention, { thorough });
       const plan = this.planGc(retention);
       await store.replaceLayers([], new Set(plan.removable.map((layer) => layer.name)));
       return { ...plan, imageBytes: images.reduce((sum, { descriptor }) => sum + descriptor.sizeBytes, 0) };
+    });
+  }
+
+  /** What `collect` would do under a retention. Makes the images, to see how large they are, and removes them again. */
+  rehearse(retention: Retention, { thorough }: { thorough: boolean }): Promise<CollectedGarbage> {
+    return this.queue.run(async () => {
+      this.checkOpen();
+      const images = await this.addGarbageImages(retention, { thorough, rehearsal: true });
+      const descriptors = images.map(({ descriptor }) => descriptor);
+      const { removable, kept } = this.planGc(retention, descriptors);
+      const imageBytes = descriptors.reduce((sum, descriptor) => sum + descriptor.sizeBytes, 0);
+      return { removable, kept, imageBytes };
     });
   }
 
@@ -200,7 +217,10 @@ export class Maintenance {
   }
 
   /** At the last end of a layer below the cutoff, so that the layers up to there can go. */
-  private async addGarbageImages(retention: Retention, thorough: boolean): Promise<WrittenOutput[]> {
+  private async addGarbageImages(
+    retention: Retention,
+    { thorough, rehearsal = false }: { readonly thorough: boolean; readonly rehearsal?: boolean },
+  ): Promise<WrittenOutput[]> {
     const { store } = this.timeline;
     const candidates = this.planGc(retention).kept.filter(({ by }) => by.kind === "cutoff" && by.only);
     let lsn = store.startLsn;
@@ -211,7 +231,7 @@ export class Maintenance {
       cuts: [PAGES_END],
       ...GARBAGE_IMAGES[thorough ? "thorough" : "background"],
     };
-    return addImages(store, { ...this.policy, images, lsn }, (request) => this.run(request));
+    return addImages(store, { ...this.policy, images, lsn, rehearsal }, (request) => this.run(request));
   }
 
   private run(request: CompactionRequest): Promise<WrittenOutput[]> {

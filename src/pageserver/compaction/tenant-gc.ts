@@ -13,7 +13,7 @@ import type { Tenant } from "../timeline/tenant.ts";
 import type { RetentionSettings } from "./maintenance.ts";
 
 export interface GcOptions extends RetentionSettings {
-  /** Changes nothing. */
+  /** Only says what would be done. (What is in memory is put into layers, as it would be.) */
   readonly dryRun: boolean;
   /** Free whatever can be freed; otherwise what is worth the work. */
   readonly thorough: boolean;
@@ -70,7 +70,7 @@ async function collectTimeline(
 ): Promise<TimelineGcReport> {
   const { maintenance } = timeline;
   const nothing = { timelineId: id, branches: tenant.namesOf(id), writtenBytes: 0 };
-  if (options.thorough && !options.dryRun) await maintenance?.checkpoint();
+  if (options.thorough) await maintenance?.checkpoint();
   const found = maintenance && (await tenant.change(() => decide(tenant, id, timeline, options)));
   if (maintenance === undefined || found === undefined) {
     const sizeBytes = timeline.physicalBytes;
@@ -84,7 +84,7 @@ async function collectTimeline(
     };
   }
   const plan = options.dryRun
-    ? { ...maintenance.planGc(found.retention), imageBytes: 0 }
+    ? await maintenance.rehearse(found.retention, options)
     : await maintenance.collect(options);
   return {
     ...nothing,
