@@ -2,7 +2,7 @@
  * What a user feels, against plain Postgres in the same run: start of the program, `neon branch` and the first query
  * on a small and on a large database, transactions per second with both kinds of commit, memory of the pageserver
  * while it takes in a load. Needs `npm run build`, pgbench, and the repository's own disk for some gigabytes.
- * Usage: node bench/product.bench.ts [scale of the large database, default 70, which is 1 GB] [seconds per pgbench run]
+ * Usage: node bench/product.bench.ts [scale of the large database, default 70, which is 1 GB] [seconds per pgbench run] ["large": only that]
  */
 import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -133,7 +133,10 @@ async function measureLarge(): Promise<void> {
   );
   await measureBranch(cli, "large");
   await measureFirstQuery(cli, "large");
+  const compaction = await timed(() => cli.ok("compact"));
+  report("neon compact", `${(compaction.ms / 1000).toFixed(1)} s`);
+  await measureFirstQuery(cli, "large, compacted");
 }
 
-await measureTps();
+if (process.argv[4] !== "large") await measureTps();
 await measureLarge();

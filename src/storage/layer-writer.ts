@@ -24,6 +24,11 @@ import { Yielder } from "./yielder.ts";
 
 /** Size in bytes of the buffers that collect data blocks. */
 const BUFFER_SIZE = 512 * 1024;
+/**
+ * Synced on the way so often, in bytes: a disk that gets all of a large file at once keeps every commit waiting that is
+ * synced meanwhile.
+ */
+const SYNC_BYTES = 8 * 1024 * 1024;
 
 /** What became of the file. */
 export interface WrittenLayer {
@@ -57,6 +62,7 @@ export class LayerWriter implements AsyncDisposable {
   /** Written buffers to fill again. */
   private readonly spare: Uint8Array[] = [];
 
+  private unsyncedBytes = 0;
   /** Start of the open data block in `buffer`, or -1. */
   private blockStart = -1;
   private readonly dataStart: number[] = [];
@@ -224,6 +230,11 @@ export class LayerWriter implements AsyncDisposable {
   private async writeBuffers(buffers: readonly FullBuffer[]): Promise<void> {
     for (const { bytes, position } of buffers) {
       await this.handle.write(bytes, position);
+      this.unsyncedBytes += bytes.length;
+      if (this.unsyncedBytes >= SYNC_BYTES) {
+        await this.handle.sync();
+        this.unsyncedBytes = 0;
+      }
       if (bytes.buffer.byteLength === BUFFER_SIZE) this.spare.push(new Uint8Array(bytes.buffer));
     }
   }
