@@ -14,7 +14,7 @@ import type { Timeline } from "../../src/pageserver/timeline/timeline.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { SeededRandom } from "../support/random.ts";
 import { FakeCompute } from "./fake-compute.ts";
-import { Scene } from "./scene.ts";
+import { Scene, type SceneOptions } from "./scene.ts";
 import { TINY_START, TinyWal } from "./tiny-cluster.ts";
 
 const MIB = 1 << 20;
@@ -23,6 +23,7 @@ const CHECKPOINT_DISTANCE = 2 * MIB;
 /** What may be under way when the disk stands still: buffers of the WAL log, of both ends of the socket, and of Node. */
 const IN_FLIGHT_MAX = 6 * MIB;
 const WAIT_MS_MAX = 120_000;
+const FLUSHED_LAYERS_MAX = 2;
 
 /** Writes to files whose path matches wait while it is closed. */
 class GatedFiles implements Files {
@@ -122,6 +123,7 @@ async function withStream(
   t: TestContext,
   pattern: RegExp,
   work: (stage: Stage) => Promise<void>,
+  options: SceneOptions = {},
 ): Promise<void> {
   const random = SeededRandom.forTest(t);
   const wal = new TinyWal(random, WAL_BYTES);
@@ -130,7 +132,7 @@ async function withStream(
   const files = new GatedFiles(disk, pattern);
   const directory = mkdtempSync(join(tmpdir(), "neon-stream-"));
   const compute = await FakeCompute.listen(wal, random, directory);
-  const scene = await Scene.open(files, random, { checkpointDistanceBytes: CHECKPOINT_DISTANCE });
+  const scene = await Scene.open(files, random, { checkpointDistanceBytes: CHECKPOINT_DISTANCE, ...options });
   try {
     await scene.createTenant();
     const timeline = await scene.import("main");
@@ -189,4 +191,29 @@ test("layers that cannot be written stop the stream before memory grows", { time
     // Reading goes on meanwhile.
     await scene.check(timeline, wal, timeline.lastRecordLsn);
   }),
+);
+
+test(
+  "a compaction that is stuck slows the stream the more, the further it is behind",
+  { timeout: 300_000 },
+  (t) =>
+    withStream(
+      t,
+      /nothing waits/,
+      async ({ compute, timeline, wal, scene }) => {
+        compute.limit = wal.endLsn;
+        // Nobody compacts. From four layers too many on, each new one waits longer than what counts as still.
+        await until("layers pile up", () => timeline.maintenance.flushedLayers >= FLUSHED_LAYERS_MAX + 4);
+        await untilStill(() => compute.acknowledged);
+        assert.ok(compute.acknowledged < wal.endLsn, "the rest waits with the compute");
+        assert.ok((timeline.lagBytes ?? 0) > 0, `the lag shows: ${timeline.lagBytes}`);
+        await scene.check(timeline, wal, timeline.lastRecordLsn);
+        // Once compaction gets on, so does the stream.
+        while (compute.acknowledged < wal.endLsn) {
+          await timeline.maintenance.compact({ thorough: true });
+          await sleep(5);
+        }
+      },
+      { checkpointDistanceBytes: MIB, flushedLayersMax: FLUSHED_LAYERS_MAX },
+    ),
 );

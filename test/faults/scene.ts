@@ -38,6 +38,8 @@ export interface SceneOptions {
   readonly checkpointDistanceBytes?: number;
   readonly layerMemory?: LayerMemory;
   readonly clock?: Clock;
+  /** Layers that wait to be merged, above which WAL is taken in more slowly. */
+  readonly flushedLayersMax?: number;
   /** Of the tenants. */
   readonly directory?: string;
 }
@@ -73,6 +75,7 @@ export class Scene {
         checkpointDistanceBytes: options.checkpointDistanceBytes ?? 1 << 30,
         checkpointTimeoutMs: 600_000,
         layerMemory: options.layerMemory,
+        flushedLayersMax: options.flushedLayersMax,
       }),
     });
   }
