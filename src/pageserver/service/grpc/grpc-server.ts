@@ -2,10 +2,15 @@
  * gRPC over HTTP/2, without knowledge of any service: sessions on sockets that somebody else has accepted, their calls,
  * and the bounds on both. A session whose peer is gone is found by pings; calls and sessions that ask for nothing end.
  */
-import { type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
-import { performServerHandshake } from "node:http2";
+import {
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+  performServerHandshake,
+} from "node:http2";
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { TLSSocket } from "node:tls";
 import { type CallLimits, GrpcCall, type UnsentBytes } from "./grpc-call.ts";
 import { GrpcCode, GrpcError, type GrpcStatus, OK, grpcStatusOf } from "./grpc-status.ts";
 
@@ -109,6 +114,8 @@ export class GrpcServer implements AsyncDisposable {
         enablePush: false,
       },
     });
+    // A session on an encrypted socket waits for what Node tells clients only; here the handshake is over.
+    if (socket instanceof TLSSocket) socket.emit("secureConnect");
     const now = performance.now();
     const known: Session = { session, peer, calls: 0, idleSince: now, pingSentAt: now, isPingOpen: false };
     this.sessions.set(session, known);
