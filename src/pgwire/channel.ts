@@ -6,7 +6,7 @@
 import { ByteReader } from "../base/bytes.ts";
 import { ErrorCode, NeonError, assert, corrupt } from "../base/errors.ts";
 import { Backend, describeFrame } from "./backend.ts";
-import { Frontend, encodeCopyData, encodeCopyDatas, encodeCopyDone } from "./frontend.ts";
+import { Frontend, encodeCopyData, encodeCopyDone } from "./frontend.ts";
 import type { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
 import { errorFromResponse } from "./wire-errors.ts";
@@ -88,10 +88,10 @@ export class CopyChannel implements Channel {
     await this.connection.write(encodeCopyData(payload));
   }
 
-  /** Several payloads at once, for fewer and larger writes. */
-  async sendAll(payloads: readonly Uint8Array[]): Promise<void> {
+  /** CopyData frames that the caller has put together. They stay as they are until `onWritten` is called, if ever. */
+  async sendFrames(frames: Uint8Array, onWritten: () => void): Promise<void> {
     assert(!this.weEnded, "nothing is sent after the end of a channel");
-    await this.connection.write(encodeCopyDatas(payloads));
+    await this.connection.write(frames, onWritten);
   }
 
   async end(): Promise<void> {

@@ -103,12 +103,18 @@ export class FrameConnection {
     return undefined;
   }
 
-  /** Resolves when the socket can take more. Throws `unreachable`, or `timeout` when the peer takes nothing for long. */
-  async write(bytes: Uint8Array): Promise<void> {
+  /**
+   * Resolves when the socket can take more. Throws `unreachable`, or `timeout` when the peer takes nothing for long. The
+   * bytes must stay as they are until `onWritten` is called, if ever: when the operating system has them.
+   */
+  async write(bytes: Uint8Array, onWritten?: () => void): Promise<void> {
     if (this.failure !== undefined) throw this.failure;
-    if (this.socket.destroyed || !this.socket.writable) throw this.lost("the connection is closed");
+    const { socket } = this;
+    if (socket.destroyed || !socket.writable) throw this.lost("the connection is closed");
     this.sent += bytes.length;
-    if (this.socket.write(bytes)) return;
+    const written = onWritten && ((error?: Error | null) => (error ? undefined : onWritten()));
+    // What the operating system has taken at once is gone, whatever the stream says of its buffer.
+    if (socket.write(bytes, written) || socket.writableLength === 0) return;
     await this.drained();
   }
 

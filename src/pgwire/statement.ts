@@ -44,8 +44,8 @@ export interface StatementSession<Identity> {
 export interface StatementChannel extends Channel {
   /** A payload that is here already, without waiting; undefined if none is, or the client has ended. */
   receiveNow(): Uint8Array | undefined;
-  /** Several payloads at once, for fewer and larger writes. */
-  sendAll(payloads: readonly Uint8Array[]): Promise<void>;
+  /** CopyData frames that the caller has put together. They stay as they are until `onWritten` is called, if ever. */
+  sendFrames(frames: Uint8Array, onWritten: () => void): Promise<void>;
 }
 
 export interface Statement<Identity> {

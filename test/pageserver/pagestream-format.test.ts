@@ -9,6 +9,7 @@ import {
   type StreamVersion,
   decodeStreamRequest,
 } from "../../src/pageserver/service/libpq/pagestream-format.ts";
+import { FrameReader } from "../../src/pgwire/frame.ts";
 import { SeededRandom } from "../support/random.ts";
 
 function request(version: StreamVersion, tag: number, body: (writer: ByteWriter) => ByteWriter): Uint8Array {
@@ -59,14 +60,36 @@ void test("answers of both versions", () => {
     assert.ok(decoded.kind !== "bad");
     const writer = new AnswerWriter(version);
     const echo = version === 3 ? sent.length - 1 : 0;
-    const answers: [Uint8Array, number, number][] = [
-      [writer.exists(decoded, true), 100, 1 + echo + 1],
-      [writer.blocks(decoded, 2 ** 32 - 1), 101, 1 + echo + 4],
-      [writer.page(decoded, page), 102, 1 + echo + 8192],
-      [writer.error(decoded, "no"), 103, 1 + (version === 3 ? 24 : 0) + 3],
-      [writer.databaseSize(decoded, 2 ** 40), 104, 1 + echo + 8],
-      [writer.slru(decoded, [page, page]), 105, 1 + echo + 4 + 2 * 8192],
+    // Each behind the others in one buffer, which has to grow meanwhile.
+    writer.slru(decoded, new Array<Uint8Array>(40).fill(page));
+    writer.exists(decoded, true);
+    writer.blocks(decoded, 2 ** 32 - 1);
+    writer.page(decoded, page);
+    writer.error(decoded, "no");
+    writer.databaseSize(decoded, 2 ** 40);
+    writer.slru(decoded, [page, page]);
+    const sizes: [number, number][] = [
+      [105, 1 + echo + 4 + 40 * 8192],
+      [100, 1 + echo + 1],
+      [101, 1 + echo + 4],
+      [102, 1 + echo + 8192],
+      [103, 1 + (version === 3 ? 24 : 0) + 3],
+      [104, 1 + echo + 8],
+      [105, 1 + echo + 4 + 2 * 8192],
     ];
+    const { frames, onWritten } = writer.take();
+    const reader = new FrameReader();
+    reader.feed(frames);
+    const answers = sizes.map(([tag, length]): [Uint8Array, number, number] => {
+      const frame = reader.next();
+      assert.equal(frame?.type, "d".charCodeAt(0));
+      return [new Uint8Array(frame.body), tag, length];
+    });
+    assert.equal(reader.next(), undefined);
+    onWritten();
+    writer.exists(decoded, false);
+    assert.equal(writer.take().frames.length, 5 + 1 + echo + 1);
+    answers.shift();
     for (const [bytes, tag, length] of answers) {
       assert.deepEqual([bytes[0], bytes.length], [tag, length]);
       if (version === 3) assert.deepEqual(bytes.subarray(1, 25), sent.subarray(1, 25));

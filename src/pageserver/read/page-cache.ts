@@ -43,6 +43,12 @@ export class PageCache {
     return this.entries.get(idOf(reader, key));
   }
 
+  /** Look-ups of several blocks of one fork. */
+  fork(reader: number, key: Omit<Key, "block">): (block: number) => CachedValue | undefined {
+    const prefix = prefixOf(reader, key);
+    return (block) => this.entries.get(prefix + block.toString());
+  }
+
   /** Keeps a version unless a later one is known. The bytes are not copied. */
   add(reader: number, key: Key, value: CachedValue): void {
     const id = idOf(reader, key);
@@ -53,5 +59,10 @@ export class PageCache {
 }
 
 function idOf(reader: number, key: Key): string {
-  return `${reader} ${key.kind} ${key.spcOid} ${key.dbOid} ${key.relNumber} ${key.fork} ${key.block}`;
+  return prefixOf(reader, key) + key.block.toString();
+}
+
+/** What the ids of all blocks of a fork begin with. */
+function prefixOf(reader: number, key: Omit<Key, "block">): string {
+  return `${reader} ${key.kind} ${key.spcOid} ${key.dbOid} ${key.relNumber} ${key.fork} `;
 }

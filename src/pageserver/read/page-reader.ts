@@ -61,6 +61,15 @@ export class PageReader {
     return cached?.lsn === lsn ? cached : undefined;
   }
 
+  /** The same for several pages of a fork. */
+  cachedPages(fork: Omit<Key, "block">, lsn: Lsn): (block: number) => CachedValue | undefined {
+    const look = this.pages.fork(this.reader, fork);
+    return (block) => {
+      const cached = look(block);
+      return cached?.lsn === lsn ? cached : undefined;
+    };
+  }
+
   /** Any value, undefined if the key does not exist at the LSN. View: not to be changed. */
   async value(key: Key, lsn: Lsn): Promise<Uint8Array | undefined> {
     const { reader, pages } = this;

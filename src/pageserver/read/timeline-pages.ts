@@ -39,16 +39,18 @@ export class TimelinePages {
   async pages(fork: RelationFork, blocks: readonly number[], lsn: Lsn): Promise<Uint8Array[]> {
     this.store.checkReadable(lsn);
     const size = this.cachedSize(fork, lsn) ?? (await this.blocks(fork, lsn));
+    const { spcOid, dbOid, relNumber } = fork;
+    const prefix = { kind: Kind.RelationBlock, spcOid, dbOid, relNumber, fork: fork.fork };
+    const cachedPage = this.reader.cachedPages(prefix, lsn);
     const pages: Uint8Array[] = [];
     const reads: Promise<void>[] = [];
     for (const [index, block] of blocks.entries()) {
       // Zeros also where the file was extended, but never written to.
       pages.push(ZERO_PAGE);
       if (block >= size) continue;
-      const page = key(Kind.RelationBlock, { ...fork, block });
-      const cached = this.reader.cached(page, lsn);
+      const cached = cachedPage(block);
       if (cached !== undefined) pages[index] = cached.bytes ?? ZERO_PAGE;
-      else reads.push(this.readInto(pages, index, page, lsn));
+      else reads.push(this.readInto(pages, index, { ...prefix, block }, lsn));
     }
     if (reads.length > 0) await Promise.all(reads);
     return pages;

@@ -117,69 +117,103 @@ function readFork(reader: ByteReader): RelationFork {
 
 /** What lies beyond all LSNs that can occur means the latest, as all ones do. */
 function readLsn(reader: ByteReader): Lsn {
-  const value = reader.u64be();
-  return value >= BigInt(MAX_LSN) ? MAX_LSN : toLsn(Number(value));
+  const high = reader.u32be();
+  const low = reader.u32be();
+  return high > LSN_HIGH_MAX ? MAX_LSN : toLsn(high * 2 ** 32 + low);
 }
 
-/** Writes answers of one version. */
+/** High word of the last LSN that can occur. */
+const LSN_HIGH_MAX = 0x1fffff;
+const COPY_DATA = "d".charCodeAt(0);
+const FRAME_HEAD_SIZE = 5;
+/** A batch of pages and what surrounds them. */
+const BUFFER_BYTES = 32 * (PAGE_SIZE + 128);
+/** Buffers that wait to be used again: one is being filled while another is on its way. */
+const BUFFERS_KEPT = 2;
+
+/**
+ * Writes answers of one version as CopyData frames, one behind the other, into a buffer that is used again when it has
+ * been sent.
+ */
 export class AnswerWriter {
   private readonly version: StreamVersion;
+  private readonly free: Uint8Array[] = [];
+  private buffer: Uint8Array = new Uint8Array(BUFFER_BYTES);
+  private view = new DataView(this.buffer.buffer);
+  private used = 0;
 
   constructor(version: StreamVersion) {
     this.version = version;
   }
 
-  exists(request: RequestHead, exists: boolean): Uint8Array {
-    const { bytes, at } = this.answer(AnswerTag.Exists, request.echo, 1);
-    bytes[at] = exists ? 1 : 0;
-    return bytes;
+  /** The frames written since the last call; to be called back for once they have been sent. */
+  take(): { readonly frames: Uint8Array; readonly onWritten: () => void } {
+    const { buffer } = this;
+    const frames = buffer.subarray(0, this.used);
+    this.use(this.free.pop() ?? new Uint8Array(BUFFER_BYTES));
+    const onWritten = (): void => {
+      if (buffer.length === BUFFER_BYTES && this.free.length < BUFFERS_KEPT) this.free.push(buffer);
+    };
+    return { frames, onWritten };
   }
 
-  blocks(request: RequestHead, count: number): Uint8Array {
-    const { bytes, view, at } = this.answer(AnswerTag.Nblocks, request.echo, 4);
-    view.setUint32(at, count, false);
-    return bytes;
+  exists(request: RequestHead, exists: boolean): void {
+    this.buffer[this.begin(AnswerTag.Exists, request.echo, 1)] = exists ? 1 : 0;
   }
 
-  page(request: RequestHead, page: Uint8Array): Uint8Array {
-    const { bytes, at } = this.answer(AnswerTag.GetPage, request.echo, PAGE_SIZE);
-    bytes.set(page, at);
-    return bytes;
+  blocks(request: RequestHead, count: number): void {
+    const at = this.begin(AnswerTag.Nblocks, request.echo, 4);
+    this.view.setUint32(at, count, false);
   }
 
-  databaseSize(request: RequestHead, sizeBytes: number): Uint8Array {
-    const { bytes, view, at } = this.answer(AnswerTag.DbSize, request.echo, 8);
-    view.setBigUint64(at, BigInt(sizeBytes), false);
-    return bytes;
+  page(request: RequestHead, page: Uint8Array): void {
+    const at = this.begin(AnswerTag.GetPage, request.echo, PAGE_SIZE);
+    this.buffer.set(page, at);
   }
 
-  slru(request: RequestHead, pages: readonly Uint8Array[]): Uint8Array {
-    const { bytes, view, at } = this.answer(
-      AnswerTag.GetSlruSegment,
-      request.echo,
-      4 + pages.length * PAGE_SIZE,
-    );
-    view.setUint32(at, pages.length, false);
-    for (const [index, page] of pages.entries()) bytes.set(page, at + 4 + index * PAGE_SIZE);
-    return bytes;
+  databaseSize(request: RequestHead, sizeBytes: number): void {
+    const at = this.begin(AnswerTag.DbSize, request.echo, 8);
+    this.view.setBigUint64(at, BigInt(sizeBytes), false);
   }
 
-  error(request: Pick<RequestHead, "echo">, message: string): Uint8Array {
+  slru(request: RequestHead, pages: readonly Uint8Array[]): void {
+    const at = this.begin(AnswerTag.GetSlruSegment, request.echo, 4 + pages.length * PAGE_SIZE);
+    this.view.setUint32(at, pages.length, false);
+    for (const [index, page] of pages.entries()) this.buffer.set(page, at + 4 + index * PAGE_SIZE);
+  }
+
+  error(request: Pick<RequestHead, "echo">, message: string): void {
     const text = Buffer.from(`${message.replaceAll("\0", "")}\0`, "utf8");
-    const { bytes, at } = this.answer(AnswerTag.Error, request.echo.subarray(0, ECHO_OF_ERROR), text.length);
-    bytes.set(text, at);
-    return bytes;
+    const at = this.begin(AnswerTag.Error, request.echo.subarray(0, ECHO_OF_ERROR), text.length);
+    this.buffer.set(text, at);
   }
 
-  private answer(
-    tag: number,
-    echo: Uint8Array,
-    bodySize: number,
-  ): { bytes: Uint8Array; view: DataView; at: number } {
+  /** Writes everything before the body, whose place is returned. */
+  private begin(tag: number, echo: Uint8Array, bodySize: number): number {
     const repeated = this.version === 3 ? echo.length : 0;
-    const bytes = new Uint8Array(1 + repeated + bodySize);
-    bytes[0] = tag;
-    if (repeated > 0) bytes.set(echo, 1);
-    return { bytes, view: new DataView(bytes.buffer), at: 1 + repeated };
+    const payload = 1 + repeated + bodySize;
+    this.reserve(FRAME_HEAD_SIZE + payload);
+    const start = this.used;
+    const at = start + FRAME_HEAD_SIZE;
+    this.buffer[start] = COPY_DATA;
+    this.view.setUint32(start + 1, payload + 4, false);
+    this.buffer[at] = tag;
+    if (repeated > 0) this.buffer.set(echo, at + 1);
+    this.used = at + payload;
+    return at + 1 + repeated;
+  }
+
+  private reserve(sizeBytes: number): void {
+    if (this.used + sizeBytes <= this.buffer.length) return;
+    const { buffer, used } = this;
+    this.use(new Uint8Array(Math.max(used + sizeBytes, 2 * buffer.length)));
+    this.buffer.set(buffer.subarray(0, used));
+    this.used = used;
+  }
+
+  private use(buffer: Uint8Array): void {
+    this.buffer = buffer;
+    this.view = new DataView(buffer.buffer);
+    this.used = 0;
   }
 }

@@ -5,7 +5,7 @@
 import { ErrorCode, NeonError, unreachable } from "../../../base/errors.ts";
 import type { Lsn } from "../../../base/lsn.ts";
 import type { StatementChannel } from "../../../pgwire/statement.ts";
-import { effectiveLsn } from "../../read/effective-lsn.ts";
+import { effectiveLsn, effectiveLsnNow } from "../../read/effective-lsn.ts";
 import { PageReaders, type TimelinePages } from "../../read/timeline-pages.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
@@ -14,7 +14,6 @@ import type { LibpqCommand } from "./command.ts";
 import { checkTenant } from "../identity.ts";
 import {
   AnswerWriter,
-  type BadRequest,
   type PageRequest,
   type StreamRequest,
   type StreamVersion,
@@ -90,77 +89,120 @@ class PageStream {
         if (more === undefined) break;
         batch.push(more);
       }
-      const requests = batch.map((each) => decodeStreamRequest(each, this.version));
-      const placed = await Promise.all(requests.map((request) => this.place(request)));
-      const answers = await Promise.all(runsOf(placed).map((run) => this.answerRun(run)));
+      const runs = runsOf(await this.placeAll(batch));
+      const answers = await Promise.all(runs.map((run) => this.readRun(run)));
       this.signal.throwIfAborted();
-      await channel.sendAll(answers.flat());
+      for (const write of answers) write(this.writer);
+      const { frames, onWritten } = this.writer.take();
+      await channel.sendFrames(frames, onWritten);
     }
   }
 
-  /** A request with the LSN at which it is to be read, once that is here; or the answer of one that cannot be. */
-  private async place(request: StreamRequest | BadRequest): Promise<Placed> {
+  /** Those that wait for WAL hold up those behind them, which are answered later anyway. */
+  private async placeAll(batch: readonly Uint8Array[]): Promise<Placed[]> {
+    const placed: Placed[] = [];
+    const waiting: Promise<void>[] = [];
+    for (const [index, payload] of batch.entries()) {
+      const found = this.place(payload);
+      if (found instanceof Promise) waiting.push(found.then((later) => void (placed[index] = later)));
+      else placed[index] = found;
+    }
+    if (waiting.length > 0) await Promise.all(waiting);
+    return placed;
+  }
+
+  /** A request with the LSN at which it is to be read, once that is here; or the answer to one that cannot be. */
+  private place(payload: Uint8Array): Placed | Promise<Placed> {
+    const request = decodeStreamRequest(payload, this.version);
     this.counts.set(request.kind, (this.counts.get(request.kind) ?? 0) + 1);
-    if (request.kind === "bad") return this.writer.error(request, `${BAD_REQUEST}${request.message}`);
+    if (request.kind === "bad") {
+      return { answer: (writer) => writer.error(request, `${BAD_REQUEST}${request.message}`) };
+    }
+    try {
+      const lsn = effectiveLsnNow(this.timeline, request);
+      return lsn === undefined ? this.placeLater(request) : { request, lsn };
+    } catch (error) {
+      return { answer: failed(request, error) };
+    }
+  }
+
+  private async placeLater(request: StreamRequest): Promise<Placed> {
     try {
       return { request, lsn: await effectiveLsn(this.timeline, request) };
     } catch (error) {
-      return this.failed(request, error);
+      return { answer: failed(request, error) };
     }
   }
 
   /** The answers to a run of `runsOf`. */
-  private async answerRun(run: readonly Placed[]): Promise<Uint8Array[]> {
+  private async readRun(run: readonly Placed[]): Promise<Answer> {
     const [first] = run;
     if (run.length > 1 && isPage(first)) {
       const requests = run.filter(isPage).map(({ request }) => request);
       try {
         const blocks = requests.map(({ block }) => block);
         const pages = await this.pages.pages(first.request.fork, blocks, first.lsn);
-        return pages.map((page, index) => this.writer.page(requests[index] ?? first.request, page));
+        return (writer) => {
+          for (const [index, page] of pages.entries()) writer.page(requests[index] ?? first.request, page);
+        };
       } catch (error) {
         if (!(error instanceof NeonError)) throw error;
         // One of them cannot be read: the others can be.
       }
     }
-    return Promise.all(run.map((placed) => this.answer(placed)));
+    const answers = await Promise.all(run.map((placed) => this.read(placed)));
+    return (writer) => {
+      for (const write of answers) write(writer);
+    };
   }
 
   /** An answer to everything; what goes wrong is an answer as well, and the stream goes on. */
-  private async answer(placed: Placed): Promise<Uint8Array> {
-    if (placed instanceof Uint8Array) return placed;
-    const { request, lsn } = placed;
+  private async read(placed: Placed): Promise<Answer> {
+    if ("answer" in placed) return placed.answer;
     try {
-      return await this.read(request, lsn);
+      return await this.answerTo(placed);
     } catch (error) {
-      return this.failed(request, error);
+      return failed(placed.request, error);
     }
   }
 
-  private failed(request: StreamRequest, error: unknown): Uint8Array {
-    // Bugs end the stream; the log says where they are.
-    if (!(error instanceof NeonError)) throw error;
-    const prefix = error.code === ErrorCode.Usage ? BAD_REQUEST : "";
-    return this.writer.error(request, `${prefix}${error.message}`);
-  }
-
-  private async read(request: StreamRequest, lsn: Lsn): Promise<Uint8Array> {
-    const { pages, writer } = this;
+  private async answerTo({ request, lsn }: PlacedRequest): Promise<Answer> {
+    const { pages } = this;
     switch (request.kind) {
-      case "page":
-        return writer.page(request, await pages.page(request.fork, request.block, lsn));
-      case "exists":
-        return writer.exists(request, await pages.exists(request.fork, lsn));
-      case "nblocks":
-        return writer.blocks(request, await pages.blocks(request.fork, lsn));
-      case "db-size":
-        return writer.databaseSize(request, await pages.databaseSize(request.dbOid, lsn));
-      case "slru":
-        return writer.slru(request, await pages.slruSegment(request.slru, request.segment, lsn));
+      case "page": {
+        const page = await pages.page(request.fork, request.block, lsn);
+        return (writer) => writer.page(request, page);
+      }
+      case "exists": {
+        const exists = await pages.exists(request.fork, lsn);
+        return (writer) => writer.exists(request, exists);
+      }
+      case "nblocks": {
+        const blocks = await pages.blocks(request.fork, lsn);
+        return (writer) => writer.blocks(request, blocks);
+      }
+      case "db-size": {
+        const sizeBytes = await pages.databaseSize(request.dbOid, lsn);
+        return (writer) => writer.databaseSize(request, sizeBytes);
+      }
+      case "slru": {
+        const segment = await pages.slruSegment(request.slru, request.segment, lsn);
+        return (writer) => writer.slru(request, segment);
+      }
       default:
         return unreachable(request);
     }
   }
+}
+
+/** Writes answers that are known. */
+type Answer = (writer: AnswerWriter) => void;
+
+function failed(request: StreamRequest, error: unknown): Answer {
+  // Bugs end the stream; the log says where they are.
+  if (!(error instanceof NeonError)) throw error;
+  const prefix = error.code === ErrorCode.Usage ? BAD_REQUEST : "";
+  return (writer) => writer.error(request, `${prefix}${error.message}`);
 }
 
 interface PlacedRequest<R = StreamRequest> {
@@ -169,7 +211,7 @@ interface PlacedRequest<R = StreamRequest> {
 }
 
 /** A request that can be read, or the answer to one that cannot. */
-type Placed = PlacedRequest | Uint8Array;
+type Placed = PlacedRequest | { readonly answer: Answer };
 
 function isPage(placed: Placed | undefined): placed is PlacedRequest<PageRequest> {
   return placed !== undefined && "request" in placed && placed.request.kind === "page";
