@@ -6,13 +6,15 @@
 import { ByteReader } from "../base/bytes.ts";
 import { ErrorCode, NeonError, assert, corrupt } from "../base/errors.ts";
 import { Backend, describeFrame } from "./backend.ts";
-import { Frontend, encodeCopyData, encodeCopyDone } from "./frontend.ts";
+import { Frontend, encodeCopyData, encodeCopyDataHead, encodeCopyDone } from "./frontend.ts";
 import type { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
 import { errorFromResponse } from "./wire-errors.ts";
 
 /** Longest payload of one CopyData, on both ends. */
 export const COPY_DATA_SIZE_MAX = 2 ** 22;
+/** Shorter payloads are copied behind their head, since two pieces cost more than one. */
+const COPIED_SIZE_MAX = 2 ** 15;
 /** How long the other side may send nothing while we wait for it, unless the maker of the channel says otherwise. */
 export const CHANNEL_SILENCE_MS = 10 * 60_000;
 
@@ -86,6 +88,14 @@ export class CopyChannel implements Channel {
     assert(!this.weEnded, "nothing is sent after the end of a channel");
     assert(payload.length <= COPY_DATA_SIZE_MAX, `a payload of ${payload.length} bytes is too long`);
     await this.connection.write(encodeCopyData(payload));
+  }
+
+  /** Like `send`, for a payload that nobody changes any more: a long one is not copied. */
+  async sendOwned(payload: Uint8Array): Promise<void> {
+    if (payload.length < COPIED_SIZE_MAX) return this.send(payload);
+    assert(!this.weEnded, "nothing is sent after the end of a channel");
+    assert(payload.length <= COPY_DATA_SIZE_MAX, `a payload of ${payload.length} bytes is too long`);
+    return this.connection.writeBoth(encodeCopyDataHead(payload.length), payload);
   }
 
   /** CopyData frames that the caller has put together. They stay as they are until `onWritten` is called, if ever. */

@@ -55,6 +55,14 @@ export function encodeCopyData(payload: Uint8Array): Uint8Array {
   return encodeCopyDatas([payload]);
 }
 
+/** What stands before the payload of a CopyData. */
+export function encodeCopyDataHead(payloadLength: number): Uint8Array {
+  return new ByteWriter(5)
+    .u8(Frontend.CopyData)
+    .u32be(4 + payloadLength)
+    .finish();
+}
+
 /** One CopyData for each payload, one behind the other. */
 export function encodeCopyDatas(payloads: readonly Uint8Array[]): Uint8Array {
   const head = 5;

@@ -83,7 +83,7 @@ export class StatementRun<Identity> implements StatementSession<Identity> {
     return {
       send: async (payload) => {
         this.signal.throwIfAborted();
-        await channel.send(payload);
+        await channel.sendOwned(payload);
       },
     };
   }

@@ -33,7 +33,7 @@ export interface StatementSession<Identity> {
     rows: readonly (readonly (string | null)[])[],
     options?: { readonly last?: boolean },
   ): Promise<void>;
-  /** Begins CopyOut. What is sent is a payload each; the end of the statement ends it. */
+  /** Begins CopyOut. What is sent is a payload each, which must not be changed any more; the end of the statement ends it. */
   copyOut(): Promise<{ send(payload: Uint8Array): Promise<void> }>;
   /** Begins CopyIn: what the client sends, until it says that this was all. */
   copyIn(): Promise<AsyncIterable<Uint8Array>>;

@@ -28,6 +28,9 @@ export class Reconstructor {
   private readonly context: RedoContext;
   private readonly record = new WalRecord();
   private readonly scratch = new PageBuffer();
+  /** The whole buffer in which the last record was. */
+  private buffer: Uint8Array = new Uint8Array(0);
+  private view: DataView = new DataView(this.buffer.buffer);
 
   constructor(options: { version: PgVersion; hintBitsLogged: boolean }) {
     this.version = options.version;
@@ -125,9 +128,13 @@ export class Reconstructor {
 
   private decodeBytes(value: StoredValue): WalRecord {
     const { record } = this;
-    const { bytes } = value;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    decodeRecord(record, bytes, view, 0, bytes.length, this.version);
+    const { buffer, byteOffset, length } = value.bytes;
+    // Values that are read together lie in one buffer: a view for each of them would cost more than the record.
+    if (this.buffer.buffer !== buffer) {
+      this.buffer = new Uint8Array(buffer);
+      this.view = new DataView(buffer);
+    }
+    decodeRecord(record, this.buffer, this.view, byteOffset, length, this.version);
     record.endLsn = value.lsn;
     // Where it started is not stored with it; the end says enough in messages.
     record.lsn = value.lsn;
