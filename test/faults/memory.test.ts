@@ -57,7 +57,9 @@ test("fifty branches written to at once stay under the memory limit", { timeout:
     assert.ok(peak / 1024 < LIMIT_MIB, `${peak} kB`);
   }
   await server.kill();
+  const killedAt = performance.now();
   await server.start();
+  t.diagnostic(`ready again after ${((performance.now() - killedAt) / 1000).toFixed(1)} s`);
   const { branches } = await server.ok("GET", `${server.tenant}/branch`);
   for (const branch of branches as Record<string, unknown>[]) {
     const end = branch["name"] === "main" ? TINY_START : wal.endLsn;

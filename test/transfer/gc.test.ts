@@ -135,3 +135,27 @@ void test("the receiver has given up what a branch would stand on", { timeout: 3
   await write(ours, "main", seeded);
   assert.equal((await ours.push(theirs, "main")).result, "updated");
 });
+
+void test(
+  "what is being sent stays until it is sent, whatever is collected meanwhile",
+  { timeout: 300_000 },
+  async (t) => {
+    const seeded = SeededRandom.forTest(t);
+    await using ours = await memorySite(seeded);
+    await ours.init();
+    for (let round = 0; round < 4; round++) {
+      await using theirs = await memorySite(seeded);
+      const ends = await write(ours, "main", seeded);
+      let isSent = false;
+      const pushing = ours.push(theirs, "main").finally(() => (isSent = true));
+      let collections = 0;
+      do {
+        await collect(ours);
+        collections++;
+      } while (!isSent);
+      assert.equal((await pushing).result, "created");
+      assert.ok(collections > 0);
+      await assertReadable(ours, theirs, ["main", "main"], ends.slice(-1));
+    }
+  },
+);
