@@ -81,6 +81,7 @@ export async function drain(request: IncomingMessage): Promise<void> {
 }
 
 async function readText(request: IncomingMessage): Promise<string> {
+  if (Number(request.headers["content-length"] ?? 0) > JSON_BYTES_MAX) throw tooLong();
   const chunks: Uint8Array[] = [];
   let sizeBytes = 0;
   const timer = setTimeout(
@@ -95,9 +96,7 @@ async function readText(request: IncomingMessage): Promise<string> {
     for await (const chunk of request.iterator({ destroyOnReturn: false })) {
       if (!(chunk instanceof Uint8Array)) continue;
       sizeBytes += chunk.length;
-      if (sizeBytes > JSON_BYTES_MAX) {
-        throw new HttpError(413, ErrorCode.Usage, `the body is longer than ${JSON_BYTES_MAX} bytes`);
-      }
+      if (sizeBytes > JSON_BYTES_MAX) throw tooLong();
       chunks.push(chunk);
     }
   } finally {
@@ -108,4 +107,8 @@ async function readText(request: IncomingMessage): Promise<string> {
   } catch {
     throw usage("the body is no UTF-8");
   }
+}
+
+function tooLong(): HttpError {
+  return new HttpError(413, ErrorCode.Usage, `the body is longer than ${JSON_BYTES_MAX} bytes`);
 }
