@@ -29,6 +29,7 @@ async function connectLibpqPages(target: PageTarget): Promise<PageConnection> {
   const auth = new ClientAuth(
     { user: "neon", password: target.token },
     { bytes: (n) => new Uint8Array(randomBytes(n)) },
+    { isPrivate: false },
   );
   const until = async (type: number): Promise<void> => {
     for (;;) {

@@ -141,21 +141,26 @@ export class Pageserver implements AsyncDisposable {
           { tenants, readers, metrics, log, authentication, tls, now: () => clock.now() },
         );
       const replication = new ReplicationService(tenants, { clock });
-      const libpq = await libpqService(options, { ...dependencies, metrics, tls, replication }, users, [
-        ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
-        ...adminCommands({ tenants, settings: shownSettings(options) }),
-        ...backupCommands(tenants),
-        ...importCommands(tenants),
-        ...maintenanceCommands(tenants, options.maintenance),
-        ...pagestreamCommands({
-          tenants,
-          readers,
-          metrics,
-        }),
-        ...transferCommands(
-          new TransferService({ ...dependencies, tenants, tenantsDirectory, connect: connectOrigin }),
-        ),
-      ]);
+      const libpq = await libpqService(
+        options,
+        { ...dependencies, metrics, tls, replication, authentication },
+        users,
+        [
+          ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
+          ...adminCommands({ tenants, settings: shownSettings(options) }),
+          ...backupCommands(tenants),
+          ...importCommands(tenants),
+          ...maintenanceCommands(tenants, options.maintenance),
+          ...pagestreamCommands({
+            tenants,
+            readers,
+            metrics,
+          }),
+          ...transferCommands(
+            new TransferService({ ...dependencies, tenants, tenantsDirectory, connect: connectOrigin }),
+          ),
+        ],
+      );
       addServerMetrics(metrics, {
         tenants,
         version,
@@ -281,7 +286,10 @@ function ownedBy(...[tenants, background, compaction]: [AsyncDisposable, AsyncDi
 /** The libpq service, where there is an address for it. */
 async function libpqService(
   options: PageserverOptions,
-  dependencies: Pick<LibpqServiceDependencies, "random" | "log" | "metrics" | "tls" | "replication">,
+  dependencies: Pick<
+    LibpqServiceDependencies,
+    "random" | "log" | "metrics" | "tls" | "replication" | "authentication"
+  >,
   users: Users,
   commands: readonly LibpqCommand[],
 ): Promise<LibpqService | undefined> {

@@ -28,12 +28,15 @@ export interface Credentials {
 export class ClientAuth {
   private readonly credentials: Credentials;
   private readonly random: Random;
+  private readonly isPrivate: boolean;
   private scram: ScramClient | undefined;
   private finished = false;
 
-  constructor(credentials: Credentials, random: Random) {
+  /** `isPrivate` says that nobody else can read what is sent: it is encrypted, or does not leave this machine. */
+  constructor(credentials: Credentials, random: Random, { isPrivate }: { readonly isPrivate: boolean }) {
     this.credentials = credentials;
     this.random = random;
+    this.isPrivate = isPrivate;
   }
 
   /** True once the server has let us in. */
@@ -51,6 +54,7 @@ export class ClientAuth {
         this.finished = true;
         return undefined;
       case Request.CleartextPassword:
+        if (!this.isPrivate) throw inTheClear();
         return encodePassword(this.password());
       case Request.Md5Password:
         return encodePassword(md5Answer(this.credentials.user, this.password(), reader.copy(4)));
@@ -102,6 +106,15 @@ export function md5Answer(user: string, password: string, salt: Uint8Array): str
     .update(password + user)
     .digest("hex");
   return `md5${createHash("md5").update(inner).update(salt).digest("hex")}`;
+}
+
+/** Who asks for it may not be who was meant, and everybody in between could read the answer. */
+function inTheClear(): NeonError {
+  return new NeonError(
+    ErrorCode.Unreachable,
+    "the server asks for the password in clear text, over a connection that others can read",
+    { hint: "Use sslmode=verify-full, or a server that asks for scram-sha-256." },
+  );
 }
 
 function unproven(): NeonError {

@@ -5,13 +5,17 @@
  */
 import { randomBytes } from "node:crypto";
 import { type Socket, connect as connectSocket } from "node:net";
+import { TLSSocket } from "node:tls";
 import { ErrorCode, NeonError, assert, corrupt, messageOf } from "../base/errors.ts";
 import type { Random } from "../base/seams.ts";
 import { ClientAuth, type Credentials } from "./auth.ts";
 import { Backend, decodeCommandTag, decodeDataRow, decodeServerMessage, describeFrame } from "./backend.ts";
-import { ServerError } from "./errors.ts";
+import { ServerError, SqlState } from "./errors.ts";
 import { type Frame, FrameReader } from "./frame.ts";
 import { encodeQuery, encodeStartup, encodeTerminate } from "./frontend.ts";
+import { isLoopback } from "./loopback.ts";
+import { ATTEMPTS, type Attempt, HandshakeError, noTls, requestTls } from "./tls-client.ts";
+import type { LibpqTarget, SslMode } from "./uri.ts";
 
 /** Holds the longest message of a walsender (128 KiB of WAL) with its head. */
 const READ_BUFFER_SIZE = 2 ** 18;
@@ -23,6 +27,10 @@ export interface ServerAddress {
   readonly socketDirectory?: string | undefined;
   readonly host?: string | undefined;
   readonly port: number;
+  /** How a connection to a host is encrypted: not at all unless it says so. */
+  readonly sslMode?: SslMode | undefined;
+  /** File of certificates that are trusted, or `system`. */
+  readonly sslRootCert?: string | undefined;
 }
 
 export interface ConnectOptions {
@@ -57,13 +65,15 @@ export class PgConnection implements AsyncDisposable {
   private failure: unknown;
   private readonly closed: Promise<void>;
 
-  private constructor(address: ServerAddress) {
+  /** `encrypted` is a connection that is made already; without it, one in the clear is made. */
+  private constructor(address: ServerAddress, encrypted?: Socket) {
     const onread = {
       buffer: new Uint8Array(READ_BUFFER_SIZE),
       callback: (count: number, buffer: Uint8Array) => this.onBytes(count, buffer),
     };
-    this.socket =
-      address.socketDirectory === undefined
+    this.socket = encrypted
+      ? this.reading(encrypted)
+      : address.socketDirectory === undefined
         ? connectSocket({ host: address.host ?? "127.0.0.1", port: address.port, noDelay: true, onread })
         : connectSocket({ path: `${address.socketDirectory}/.s.PGSQL.${address.port}`, onread });
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -75,37 +85,67 @@ export class PgConnection implements AsyncDisposable {
     });
   }
 
+  /** Reads from a socket that has no buffer of ours. */
+  private reading(socket: Socket): Socket {
+    // It would begin to flow otherwise, before anybody wants anything.
+    socket.pause();
+    return socket.on("data", (chunk: Uint8Array) => void this.onBytes(chunk.length, chunk));
+  }
+
   /** Connects and logs in. Throws `unreachable`, `timeout`, or a `ServerError` when the server refuses. */
   static async connect(
     options: ConnectOptions,
     random: Random = { bytes: (count) => randomBytes(count) },
   ): Promise<PgConnection> {
-    options.signal?.throwIfAborted();
-    const connection = new PgConnection(options.address);
+    const attempts = attemptsFor(options);
+    for (;;) {
+      const attempt = attempts.shift();
+      if (attempt === undefined) throw unreachable(options.address, new Error("no way to connect"));
+      try {
+        return await PgConnection.attempt(options, attempt, random);
+      } catch (error) {
+        if (attempts.length === 0 || !isWorthAnother(error)) throw error;
+      }
+    }
+  }
+
+  /** One way to connect: in the clear, or encrypted. */
+  private static async attempt(
+    options: ConnectOptions,
+    attempt: Attempt,
+    random: Random,
+  ): Promise<PgConnection> {
+    const { address, signal, timeoutMs } = options;
+    signal?.throwIfAborted();
+    const abort = new AbortController();
     const timer = setTimeout(() => {
-      connection.destroy(
-        new NeonError(
-          ErrorCode.Timeout,
-          `${describe(options.address)} did not answer in ${options.timeoutMs} ms`,
-        ),
-      );
-    }, options.timeoutMs);
-    const onAbort = (): void => connection.destroy(options.signal?.reason);
-    options.signal?.addEventListener("abort", onAbort, { once: true });
-    connection.socket.once("close", () => options.signal?.removeEventListener("abort", onAbort));
+      abort.abort(new NeonError(ErrorCode.Timeout, `${describe(address)} did not answer in ${timeoutMs} ms`));
+    }, timeoutMs);
+    const either = AbortSignal.any([abort.signal, ...(signal ? [signal] : [])]);
+    let connection: PgConnection | undefined;
     try {
-      await connection.logIn(options, random);
-      return connection;
+      const encrypted = attempt === "plain" ? undefined : await encryptedSocket(options, attempt, either);
+      const made = new PgConnection(address, encrypted);
+      connection = made;
+      const onAbort = (): void => made.destroy(either.reason);
+      either.addEventListener("abort", onAbort, { once: true });
+      made.socket.once("close", () => either.removeEventListener("abort", onAbort));
+      if (either.aborted) onAbort();
+      await made.logIn(options, random, encrypted instanceof TLSSocket);
+      return made;
     } catch (error) {
-      connection.destroy(error);
-      throw error;
+      connection?.destroy(error);
+      throw either.aborted ? either.reason : error;
     } finally {
       clearTimeout(timer);
     }
   }
 
-  private async logIn(options: ConnectOptions, random: Random): Promise<void> {
-    const auth = new ClientAuth(options.credentials, random);
+  private async logIn(options: ConnectOptions, random: Random, encrypted: boolean): Promise<void> {
+    const { socketDirectory } = options.address;
+    const isPrivate =
+      encrypted || socketDirectory !== undefined || isLoopback(options.address.host ?? "127.0.0.1");
+    const auth = new ClientAuth(options.credentials, random, { isPrivate });
     this.send(encodeStartup({ user: options.credentials.user, ...options.parameters }));
     for (;;) {
       const frame = await this.pull();
@@ -295,6 +335,60 @@ export class PgConnection implements AsyncDisposable {
     }
     this.destroy();
     await this.closed;
+  }
+}
+
+/** Sockets in a directory do not leave the machine, and are never encrypted. */
+function attemptsFor({ address }: ConnectOptions): Attempt[] {
+  return address.socketDirectory === undefined ? [...ATTEMPTS[address.sslMode ?? "disable"]] : ["plain"];
+}
+
+function isWorthAnother(error: unknown): boolean {
+  return (
+    error instanceof HandshakeError ||
+    (error instanceof ServerError && error.sqlState === SqlState.InvalidAuthorization)
+  );
+}
+
+/** A connection that is encrypted; in the clear where the server has nothing to offer and that will do. */
+async function encryptedSocket(
+  { address, credentials, timeoutMs }: ConnectOptions,
+  attempt: Attempt,
+  signal: AbortSignal,
+): Promise<Socket> {
+  const target: LibpqTarget = {
+    host: address.host ?? "127.0.0.1",
+    port: address.port,
+    user: credentials.user,
+    password: undefined,
+    database: undefined,
+    sslMode: address.sslMode ?? "disable",
+    sslRootCert: address.sslRootCert,
+    passFile: undefined,
+    connectTimeoutMs: timeoutMs,
+  };
+  const raw = connectSocket({ host: target.host, port: target.port, noDelay: true });
+  const onAbort = (): void => void raw.destroy();
+  signal.addEventListener("abort", onAbort, { once: true });
+  const connected = Promise.withResolvers<void>();
+  raw.once("connect", connected.resolve);
+  raw.once("close", () => connected.reject(new Error("the server closed the connection")));
+  // Whoever reads the socket gets the error as well; without a listener it would end the process.
+  raw.on("error", connected.reject);
+  try {
+    if (signal.aborted) onAbort();
+    await connected.promise.catch((error: unknown) => {
+      throw unreachable(address, error instanceof Error ? error : new Error(String(error)));
+    });
+    const secure = await requestTls(raw, target);
+    if (secure) return secure;
+    if (attempt === "tls") throw noTls(target);
+    return raw;
+  } catch (error) {
+    raw.destroy();
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", onAbort);
   }
 }
 

@@ -32,6 +32,9 @@ const BINARY_FORMAT = 1;
 export const encodeAuthenticationOk = (): Uint8Array =>
   frame(Backend.Authentication, (w) => w.u32be(AuthenticationRequest.Ok));
 
+export const encodeAuthenticationCleartext = (): Uint8Array =>
+  frame(Backend.Authentication, (w) => w.u32be(AuthenticationRequest.CleartextPassword));
+
 /** The mechanisms that the client may choose from. */
 export const encodeAuthenticationSasl = (mechanisms: readonly string[]): Uint8Array =>
   frame(Backend.Authentication, (w) => {

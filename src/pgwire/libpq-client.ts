@@ -10,6 +10,7 @@ import { ClientAuth } from "./auth.ts";
 import { Backend, decodeDataRow, decodeRowDescription, describeFrame } from "./backend.ts";
 import { CHANNEL_SILENCE_MS, COPY_DATA_SIZE_MAX, type Channel, CopyChannel } from "./channel.ts";
 import { ServerError, SqlState } from "./errors.ts";
+import { isLoopback } from "./loopback.ts";
 import { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
 import {
@@ -221,7 +222,9 @@ export class LibpqClient implements AsyncDisposable {
 
   private async logIn(target: LibpqTarget, options: ConnectOptions): Promise<void> {
     const random = options.random ?? { bytes: (count: number) => new Uint8Array(randomBytes(count)) };
-    const auth = new ClientAuth({ user: target.user, password: target.password }, random);
+    const auth = new ClientAuth({ user: target.user, password: target.password }, random, {
+      isPrivate: this.encrypted || isLoopback(this.connection.socket.remoteAddress),
+    });
     const startup = encodeStartup({
       user: target.user,
       ...(target.database === undefined ? {} : { database: target.database }),

@@ -20,6 +20,7 @@ import { ExtendedQuery } from "./extended-query.ts";
 import { FrameConnection } from "./frame-connection.ts";
 import type { Frame } from "./frame.ts";
 import { Frontend } from "./frontend.ts";
+import { isLoopback } from "./loopback.ts";
 import { type ServerTls, authenticate, negotiate, negotiateVersion } from "./server-startup.ts";
 import { StatementRun } from "./statement-run.ts";
 import type { Backends, Statement, Statements } from "./statement.ts";
@@ -30,6 +31,8 @@ const LOGIN_MESSAGE_SIZE_MAX = 65_535;
 /** How long the last words to a client may take. */
 const CLOSE_TIMEOUT_MS = 2000;
 const USER_NAME_LENGTH_MAX = 200;
+/** Longest time of a timer, 24 days: nobody stays connected for longer. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
 
 export interface ServerLimits {
   /** From the connection to the end of the login. */
@@ -105,9 +108,11 @@ export class ServerConnection<Identity> {
       const { identity, statements } = await this.logIn(connection, parameters, encrypted);
       clearTimeout(timer);
       connection.bodySizeMax = COPY_DATA_SIZE_MAX;
+      const expiry = this.expire(identity);
       try {
         await this.serveStatements(connection, identity, statements);
       } finally {
+        clearTimeout(expiry);
         statements[Symbol.dispose]?.();
       }
     } catch (error) {
@@ -129,6 +134,15 @@ export class ServerConnection<Identity> {
     this.stopping = reason;
     if (this.statement) this.statement.abort(reason);
     else void this.sayFatal(reason).finally(() => this.destroy());
+  }
+
+  /** Ends the connection of a client whose time is limited. */
+  private expire(identity: Identity): NodeJS.Timeout | undefined {
+    const expiry = this.context.backends.expiry?.(identity);
+    return (
+      expiry &&
+      setTimeout(() => this.stop(expiry.reason), Math.min(Math.max(expiry.inMs, 0), TIMER_MAX_MS)).unref()
+    );
   }
 
   destroy(): void {
@@ -276,13 +290,6 @@ export class ServerConnection<Identity> {
     timer.unref();
     this.socket.once("close", () => clearTimeout(timer));
   }
-}
-
-/** Connections that do not leave the machine, as the socket reports them; IPv4 may come wrapped in IPv6. */
-export function isLoopback(address: string | undefined): boolean {
-  if (address === undefined) return false;
-  const plain = address.startsWith("::ffff:") ? address.slice("::ffff:".length) : address;
-  return plain === "::1" || plain === "localhost" || /^127(\.\d{1,3}){3}$/.test(plain);
 }
 
 function protocolViolation(frame: Frame): WireError {

@@ -10,6 +10,7 @@ import { ErrorCode, NeonError, corrupt, messageOf } from "../base/errors.ts";
 import type { Random } from "../base/seams.ts";
 import { describeFrame } from "./backend.ts";
 import {
+  encodeAuthenticationCleartext,
   encodeAuthenticationOk,
   encodeAuthenticationSasl,
   encodeNegotiateProtocolVersion,
@@ -134,6 +135,15 @@ export async function authenticate<Identity>(
     return admission.identity;
   }
   const { user, random, certificateHash, timeoutMs } = options;
+  if (admission.kind === "cleartext") {
+    await connection.write(encodeAuthenticationCleartext());
+    const reader = new ByteReader(await passwordMessage(connection, timeoutMs));
+    const password = reader.cstring();
+    if (reader.remaining > 0) throw corrupt(`${reader.remaining} bytes behind the end of a password`);
+    const identity = await admission.check(password);
+    await connection.write(encodeAuthenticationOk());
+    return identity;
+  }
   const scram = new ScramServer(admission.verifier, random, { certificateHash });
   await connection.write(encodeAuthenticationSasl(scram.mechanisms));
   const initial = new ByteReader(await passwordMessage(connection, timeoutMs));

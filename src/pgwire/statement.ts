@@ -1,4 +1,5 @@
 /** What a server of the protocol is made of: who may come in, which statements there are, and what they may do. */
+import type { NeonError } from "../base/errors.ts";
 import type { Channel } from "./channel.ts";
 import type { Column } from "./encode-backend.ts";
 import type { ScramVerifier } from "./scram-server.ts";
@@ -12,10 +13,14 @@ export interface Caller {
   readonly loopback: boolean;
 }
 
-/** How a client proves who it is. A user that does not exist has keys that no password fits, and no identity. */
+/**
+ * How a client proves who it is. A user that does not exist has keys that no password fits, and no identity. A password
+ * in clear text is asked for only where nobody else can read it.
+ */
 export type Admission<Identity> =
   | { readonly kind: "trust"; readonly identity: Identity }
-  | { readonly kind: "scram"; readonly verifier: ScramVerifier; readonly identity: Identity | undefined };
+  | { readonly kind: "scram"; readonly verifier: ScramVerifier; readonly identity: Identity | undefined }
+  | { readonly kind: "cleartext"; readonly check: (password: string) => Promise<Identity> };
 
 /**
  * One execution of a statement, as it sees its client. At most one kind of answer: rows or one of the copies; but
@@ -71,6 +76,8 @@ export interface OwnStatements<Identity> extends Statements<Identity> {
 export interface Backends<Identity> extends Statements<Identity> {
   /** Throws for a client that is not to be asked for a password at all. */
   admit(caller: Caller): Admission<Identity>;
+  /** When a client is to be let go, in milliseconds from now, and why; undefined for one that may stay. */
+  expiry?(identity: Identity): { readonly inMs: number; readonly reason: NeonError } | undefined;
   /** For a client that has been let in and wants something special; undefined for one like all others. May refuse it. */
   open?(caller: Caller, identity: Identity): (OwnStatements<Identity> & Partial<Disposable>) | undefined;
 }

@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import { Client } from "pg";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { type TenantId, parseTenantId } from "../../src/base/ids.ts";
+import { type TokenRequest, makeKeyPair, readPrivateKey, signToken } from "../../src/client/jwt.ts";
 import { UserClient } from "../../src/client/users.ts";
 import { makeCertificate } from "../../src/pgwire/certificate.ts";
 import { connectLibpq } from "../../src/pgwire/libpq-client.ts";
@@ -191,6 +192,68 @@ void test("an import, which a wrong end LSN takes back", async () => {
   await load("0/1500000");
   assert.deepEqual(await names(), ["import-eeeeeeee", "main"]);
   await assert.rejects(load("0/1500000"), /exists/);
+});
+
+void test("tokens are passwords of any name, until they expire", async () => {
+  using directory = new TempDirectory();
+  const { publicPem, privatePem } = makeKeyPair();
+  const keyFile = join(directory.path, "key.pem");
+  writeFileSync(keyFile, publicPem);
+  await using harness = await Harness.start({ jwtPublicKey: keyFile });
+  await harness.call("POST", "/v1/tenant", { tenant_id: TENANT, pg_version: 17 });
+  await addUser(harness, "bob");
+  const token = (changes: Partial<TokenRequest> = {}): Promise<string> =>
+    signToken(readPrivateKey(privatePem, "key"), {
+      scope: "tenant",
+      tenantId: parseTenantId(TENANT),
+      now: Date.now(),
+      expiresAt: Date.now() + 60_000,
+      ...changes,
+    });
+  const good = await token();
+  for (const user of ["anybody", "tenant_writer"]) {
+    const client = new Client({
+      connectionString: uriOf(harness, { user, password: good, query: "?sslmode=disable" }),
+    });
+    await client.connect();
+    const { rows } = await client.query<{ data: string }>("tenant_list");
+    assert.deepEqual(
+      (JSON.parse(rows[0]?.data ?? "[]") as { id: string }[]).map(({ id }) => id),
+      [TENANT],
+    );
+    await assert.rejects(client.query(`branch_list ${OTHER}`), { code: "42501" });
+    await client.end();
+  }
+  const rejected = async (user: string, password: string): Promise<void> => {
+    await assert.rejects(connectLibpq(parseLibpqUri(uriOf(harness, { user, password }))), (error) => {
+      assert.ok(error instanceof NeonError, String(error));
+      assert.match(error.message, /password authentication failed/);
+      assert.ok(!error.message.includes(password));
+      return true;
+    });
+  };
+  const stranger = makeKeyPair();
+  await rejected(
+    "anybody",
+    await signToken(readPrivateKey(stranger.privatePem, "key"), {
+      scope: "pageserverapi",
+      tenantId: undefined,
+      now: Date.now(),
+      expiresAt: Date.now() + 60_000,
+    }),
+  );
+  await rejected("anybody", await token({ expiresAt: Date.now() - 120_000, now: Date.now() - 240_000 }));
+  await rejected("anybody", "no-token");
+  // Whoever has a password of its own shows that one, and never in clear text.
+  await rejected("bob", good);
+  await rejected("neon", good);
+  // A connection ends with the token that opened it: clocks may be 30 s apart.
+  const short = await token({ expiresAt: Date.now() - 28_500 });
+  await using client = await connectLibpq(parseLibpqUri(uriOf(harness, { user: "x", password: short })));
+  await client.query("tenant_list");
+  await assert.rejects(async () => {
+    for (;;) await client.query("tenant_list");
+  }, /the token has expired|closed/);
 });
 
 void test("users: made, listed, removed, kept over a restart; the password is stored nowhere", async () => {

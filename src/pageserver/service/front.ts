@@ -9,7 +9,7 @@
 import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
 import { TLSSocket } from "node:tls";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
-import { isLoopback } from "../../pgwire/server-connection.ts";
+import { isLoopback } from "../../pgwire/loopback.ts";
 import type { ServerTls } from "../../pgwire/server-startup.ts";
 
 export interface FrontOptions {

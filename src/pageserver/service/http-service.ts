@@ -7,7 +7,7 @@ import { finished, pipeline } from "node:stream/promises";
 import { setImmediate as yieldToLoop, setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { ErrorCode, NeonError, systemCode } from "../../base/errors.ts";
-import { isLoopback } from "../../pgwire/server-connection.ts";
+import { isLoopback } from "../../pgwire/loopback.ts";
 import type { Authentication } from "./authentication.ts";
 import type { ServerTls } from "../../pgwire/server-startup.ts";
 import { drain } from "./body.ts";

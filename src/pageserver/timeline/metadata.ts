@@ -2,6 +2,7 @@
  * metadata.json of a timeline: where it comes from, who has written to it, and whom to follow after a restart.
  * Format: docs/formats/timeline-metadata.md.
  */
+import { SSL_MODES, type SslMode } from "../../pgwire/uri.ts";
 import { join } from "node:path";
 import { corrupt } from "../../base/errors.ts";
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
@@ -20,6 +21,9 @@ export interface WriterSource {
   readonly host?: string;
   readonly port: number;
   readonly user: string;
+  readonly password?: string;
+  readonly sslMode?: SslMode;
+  readonly sslRootCert?: string;
 }
 
 /** A compute that may write to a timeline, as it is remembered across restarts. */
@@ -106,6 +110,9 @@ export function renderWriterSource(source: WriterSource): Record<string, string 
     ...(source.host === undefined ? {} : { host: source.host }),
     port: source.port,
     user: source.user,
+    ...(source.password === undefined ? {} : { password: source.password }),
+    ...(source.sslMode === undefined ? {} : { sslmode: source.sslMode }),
+    ...(source.sslRootCert === undefined ? {} : { sslrootcert: source.sslRootCert }),
   };
 }
 
@@ -119,11 +126,20 @@ export function readWriterSource(fields: JsonFields): WriterSource {
   if (socketDirectory !== undefined && !socketDirectory.startsWith("/")) {
     throw fields.wrong("socket_directory", "must be an absolute path");
   }
+  const password = fields.optionalText("password", { maxLength: 1000 });
+  const mode = fields.optionalText("sslmode");
+  const sslMode = SSL_MODES.find((known) => known === mode);
+  if (mode !== undefined && sslMode === undefined)
+    throw fields.wrong("sslmode", `is one of ${SSL_MODES.join(", ")}`);
+  const sslRootCert = fields.optionalText("sslrootcert", { maxLength: 4096 });
   return {
     ...(socketDirectory === undefined ? {} : { socketDirectory }),
     ...(host === undefined ? {} : { host }),
     port: fields.integer("port", { min: 1, max: 65_535 }),
     user: fields.text("user", { maxLength: 63 }),
+    ...(password === undefined ? {} : { password }),
+    ...(sslMode === undefined ? {} : { sslMode }),
+    ...(sslRootCert === undefined ? {} : { sslRootCert }),
   };
 }
 

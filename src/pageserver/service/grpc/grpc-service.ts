@@ -3,7 +3,7 @@ import type { Socket } from "node:net";
 import type { Logger } from "pino";
 import type { NeonError } from "../../../base/errors.ts";
 import { UNSHARDED } from "../../../base/page-api/shard.ts";
-import { isLoopback } from "../../../pgwire/server-connection.ts";
+import { isLoopback } from "../../../pgwire/loopback.ts";
 import type { ServerTls } from "../../../pgwire/server-startup.ts";
 import type { PageReaders } from "../../read/timeline-pages.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";

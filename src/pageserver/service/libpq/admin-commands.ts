@@ -1,4 +1,6 @@
 /** Commands that change tenants and branches, and ask for points of their history. */
+import { isLoopback } from "../../../pgwire/loopback.ts";
+import { SSL_MODES, type SslMode } from "../../../pgwire/uri.ts";
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import { type TimelineId, isId } from "../../../base/ids.ts";
 import { formatLsn, parseLsn } from "../../../base/lsn.ts";
@@ -191,7 +193,7 @@ function checkpoint(tenants: AllTenants): LibpqCommand {
 function callMeMaybe(tenants: AllTenants): LibpqCommand {
   return {
     name: CALLER,
-    synopsis: `${CALLER} TENANT TIMELINE host=… port=… user=…`,
+    synopsis: `${CALLER} TENANT TIMELINE host=… port=… user=… [password=… sslmode=… sslrootcert=…]`,
     summary: "Follows the WAL of a Postgres, which gets the right to write to the timeline.",
     prepare: (args) => {
       const id = args.tenantId();
@@ -221,20 +223,44 @@ function callMeMaybe(tenants: AllTenants): LibpqCommand {
   };
 }
 
-/** `host=/tmp port=5432 user=postgres`; other keywords say nothing to us. */
+/** Keywords and values as libpq has them; those that are not named here say nothing to us. */
+const SOURCE_WORD = /\s*([a-z_]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s']\S*))(?:\s+|$)/y;
+
+/** `host=db.example.com port=5432 user=postgres password='…' sslmode=verify-full sslrootcert=/path`. */
 function readSource(text: string): WriterSource {
   const values = new Map<string, string>();
-  for (const part of text.split(/\s+/).filter((word) => word !== "")) {
-    const equals = part.indexOf("=");
-    if (equals < 1) throw usage("the address of the Postgres is written host=… port=… user=…");
-    values.set(part.slice(0, equals), part.slice(equals + 1));
+  for (SOURCE_WORD.lastIndex = 0; SOURCE_WORD.lastIndex < text.length;) {
+    const match = SOURCE_WORD.exec(text);
+    // The text itself is not shown: it may hold a password.
+    if (!match?.[1]) throw usage("the address of the Postgres is written host=… port=… user=…");
+    values.set(match[1], match[2]?.replaceAll(/\\(.)/g, "$1") ?? match[3] ?? "");
   }
   const host = values.get("host") ?? "";
   const port = Number(values.get("port") ?? DEFAULT_PG_PORT);
   if (host === "") throw usage("the address of the Postgres has no host=…");
   if (!Number.isInteger(port) || port < 1 || port > 65_535) throw usage("port=… is no port");
-  const user = values.get("user") ?? "postgres";
-  return host.startsWith("/") ? { socketDirectory: host, port, user } : { host, port, user };
+  const password = values.get("password");
+  const rest = {
+    port,
+    user: values.get("user") ?? "postgres",
+    ...(password === undefined ? {} : { password }),
+  };
+  if (host.startsWith("/")) return { socketDirectory: host, ...rest };
+  const sslRootCert = values.get("sslrootcert");
+  return {
+    host,
+    ...rest,
+    sslMode: readSslMode(values.get("sslmode"), host),
+    ...(sslRootCert === undefined ? {} : { sslRootCert }),
+  };
+}
+
+/** As libpq, encryption is preferred where nothing is said; on this machine there is nobody to hide anything from. */
+function readSslMode(text: string | undefined, host: string): SslMode {
+  if (text === undefined) return isLoopback(host) ? "disable" : "prefer";
+  const mode = SSL_MODES.find((known) => known === text);
+  if (mode === undefined) throw usage(`sslmode=… is one of ${SSL_MODES.join(", ")}`);
+  return mode;
 }
 
 function show(tenants: AllTenants, settings: AdminContext["settings"]): LibpqCommand {

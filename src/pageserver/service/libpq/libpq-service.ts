@@ -10,6 +10,8 @@ import type { ServerTls } from "../../../pgwire/server-startup.ts";
 import type { Admission, Caller, OwnStatements } from "../../../pgwire/statement.ts";
 import { DEFAULT_USER } from "../../../pgwire/uri.ts";
 import { WireError } from "../../../pgwire/wire-errors.ts";
+import type { Authentication } from "../authentication.ts";
+import { AuthenticationError } from "../authentication-error.ts";
 import type { Metrics } from "../metrics.ts";
 import { wantsReplication } from "./replication-branch.ts";
 import type { ReplicationService } from "./replication-service.ts";
@@ -31,6 +33,8 @@ export interface LibpqServiceDependencies {
   readonly random: Random;
   readonly metrics: Metrics;
   readonly tls: () => ServerTls | undefined;
+  /** Of tokens, and of those who need none. */
+  readonly authentication: Pick<Authentication, "takesTokens" | "isOpenTo" | "jwt">;
   /** Keys and rights of a user; undefined if there is none of this name. */
   readonly findUser: (name: string) => { verifier: ScramVerifier; identity: Identity } | undefined;
 }
@@ -70,6 +74,8 @@ export class LibpqService implements AsyncDisposable {
           return table.prepare(text);
         },
         open: (caller, identity) => this.open(caller, identity, table),
+        expiry: ({ expiresAt }) =>
+          expiresAt === undefined ? undefined : { inMs: expiresAt - Date.now(), reason: expired() },
       },
       tls,
       random,
@@ -131,6 +137,15 @@ export class LibpqService implements AsyncDisposable {
     return replication.open(caller, identity, (text) => table.prepare(text));
   }
 
+  private async ofToken(user: string, token: string): Promise<Identity> {
+    try {
+      return await this.dependencies.authentication.jwt(token);
+    } catch (error) {
+      if (error instanceof AuthenticationError) throw notLetIn(user, error.message);
+      throw error;
+    }
+  }
+
   private admit({ user, encrypted, loopback }: Caller): Admission<Identity> {
     if (!loopback && !encrypted && !this.options.insecure) {
       throw new WireError(
@@ -144,10 +159,33 @@ export class LibpqService implements AsyncDisposable {
     const known = this.dependencies.findUser(user);
     if (known) return { kind: "scram", ...known };
     if (user === DEFAULT_USER && this.own) return { kind: "scram", verifier: this.own, identity: everything };
-    // As over HTTP: without a token, whoever reaches a loopback address may do everything.
-    if (this.own === undefined && loopback) return { kind: "trust", identity: everything };
+    const { authentication } = this.dependencies;
+    // As over HTTP: without a token and without keys, whoever reaches a loopback address may do everything.
+    if (authentication.isOpenTo({ loopback })) return { kind: "trust", identity: everything };
+    // Whoever has a token says it as the password of any name; never where others could read it.
+    if (authentication.takesTokens && (encrypted || loopback)) {
+      return { kind: "cleartext", check: (password) => this.ofToken(user, password) };
+    }
     return { kind: "scram", verifier: mockScramVerifier(user, this.mockSecret), identity: undefined };
   }
+}
+
+/** For what is no token, and for a token that does not hold. */
+function notLetIn(user: string, why: string): WireError {
+  return new WireError(
+    SqlState.InvalidPassword,
+    ErrorCode.Unreachable,
+    `password authentication failed for user "${user}": ${why}`,
+    {
+      hint: "The password is a token (`neon pageserver token`); users with passwords of their own: `neon pageserver user list`.",
+    },
+  );
+}
+
+function expired(): WireError {
+  return new WireError(SqlState.InvalidAuthorization, ErrorCode.Unreachable, "the token has expired", {
+    hint: "Connect again with a new one: neon pageserver token",
+  });
 }
 
 function starting(): NeonError {
