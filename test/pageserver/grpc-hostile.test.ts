@@ -33,7 +33,8 @@ class Bench implements AsyncDisposable {
     ]);
     const all = { ...GRPC_LIMITS, ...limits };
     this.server = new GrpcServer(all, { methods, onEnd: (_, { code }) => this.ended.push(code) });
-    this.listener = createServer((socket) => {
+    // As the pageserver accepts its connections.
+    this.listener = createServer({ allowHalfOpen: true }, (socket) => {
       this.sockets.add(socket);
       socket.on("error", () => undefined);
       this.server.serve(socket, { address: "127.0.0.1", loopback: true });

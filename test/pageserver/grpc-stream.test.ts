@@ -170,6 +170,24 @@ void test("before it is ready it says so, and health tells when it is", async ()
   assert.equal((await client.pages().request(pageRequest([0]))).status, PageStatus.Ok);
 });
 
+void test("clients that hang up leave nothing behind", async () => {
+  await using stage = await Stage.start();
+  const headers = {
+    "neon-tenant-id": STAGE_TENANT,
+    "neon-timeline-id": STAGE_TIMELINE,
+    "neon-shard-id": "0000",
+    authorization: `Bearer ${await stage.token()}`,
+  };
+  for (let round = 0; round < 3; round++) {
+    await using raw = await RawClient.connect(stage.service.port);
+    for (let index = 0; index < 20; index++) raw.call("/page_api.PageService/GetPages", headers);
+    await until("all streams", () => stage.service.callCount === 20);
+    raw.session.destroy();
+    await until("the end of them", () => stage.service.callCount === 0);
+  }
+  await until("the end of the connections", () => stage.service.connectionCount === 0);
+});
+
 void test("what is no Protobuf ends the stream", async () => {
   await using stage = await Stage.start();
   await using raw = await RawClient.connect(stage.service.port);

@@ -1,6 +1,6 @@
 /**
  * One call on an HTTP/2 stream: its metadata, the messages that come in, one at a time, those that go out, and its end.
- * At most one message is read ahead of whoever takes them, and what has been sent but not taken by the client is bounded.
+ * What is read ahead of whoever takes it is bounded, and so is what has been sent but not taken by the client.
  * Source: github.com/grpc/grpc, "gRPC over HTTP2".
  */
 import { type IncomingHttpHeaders, type ServerHttp2Stream, constants } from "node:http2";
@@ -24,6 +24,8 @@ export interface UnsentBytes {
   total: number;
 }
 
+/** Bytes of a client that are kept before anybody takes them; a piece that comes at once may go beyond. */
+const READ_AHEAD_MAX = 16 * 1024;
 /** Below this, compression costs more than it spares. */
 const COMPRESSED_SIZE_MIN = 1024;
 const TIMEOUT = /^(\d{1,8})([HMSmun])$/;
@@ -75,10 +77,9 @@ export class GrpcCall {
     this.encoding = answerEncoding(this.metadata("grpc-encoding"), this.metadata("grpc-accept-encoding"));
     stream.on("data", (chunk: Uint8Array) => {
       this.decoder.feed(chunk);
-      stream.pause();
+      if (this.decoder.sizeBytes >= READ_AHEAD_MAX) stream.pause();
       this.wakeUp();
     });
-    stream.pause();
     stream.on("end", () => {
       this.halfClosed = true;
       this.wakeUp();
@@ -114,7 +115,7 @@ export class GrpcCall {
         if (this.decoder.isInside) throw new GrpcError(GrpcCode.Internal, "a message is cut off");
         return undefined;
       }
-      this.stream.resume();
+      if (this.stream.isPaused()) this.stream.resume();
       this.idleSince ??= performance.now();
       await this.woken();
       this.idleSince = undefined;

@@ -126,6 +126,8 @@ export class GrpcServer implements AsyncDisposable {
       socket.destroy();
       if (this.sessions.size === 0) this.onEmpty?.();
     });
+    // A peer that says nothing any more cannot take anything either: it would have to say that it has room for it.
+    socket.once("end", () => socket.destroy());
     session.on("stream", (stream, headers) => this.accept(known, stream, headers));
   }
 

@@ -55,7 +55,7 @@ const MIB = 1024 * 1024;
 
 export const GRPC_LIMITS: GrpcLimits = {
   connectionsMax: 1000,
-  callsMax: 10_000,
+  callsMax: 4000,
   streamsPerSessionMax: 256,
   headerBytesMax: 16 * 1024,
   messageSizeMax: 64 * 1024,

@@ -10,6 +10,7 @@
 import { GrpcCode, GrpcError } from "./grpc-status.ts";
 
 export const MESSAGE_HEADER_SIZE = 5;
+const PARTS_MAX = 64;
 
 export interface ReceivedMessage {
   readonly compressed: boolean;
@@ -19,7 +20,8 @@ export interface ReceivedMessage {
 export class MessageDecoder {
   private readonly sizeMax: number;
   private parts: Uint8Array[] = [];
-  private sizeBytes = 0;
+  /** Fed and not given back yet. */
+  sizeBytes = 0;
 
   constructor(options: { sizeMax: number }) {
     this.sizeMax = options.sizeMax;
@@ -29,6 +31,8 @@ export class MessageDecoder {
   feed(chunk: Uint8Array): void {
     this.parts.push(chunk);
     this.sizeBytes += chunk.length;
+    // Single bytes cost more to keep than they are.
+    if (this.parts.length >= PARTS_MAX) this.join();
   }
 
   /** Whether there are bytes that are no whole message. */
