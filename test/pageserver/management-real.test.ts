@@ -3,7 +3,8 @@
  * must be as the document says, and what the answers say must be so.
  */
 import assert from "node:assert/strict";
-import { statSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { packDataDirectory } from "../../src/compute/data-directory.ts";
@@ -293,6 +294,23 @@ async function stopped(world: World): Promise<void> {
   const timeline = fieldsOf(await lab.ok(`PUT ${TL}/import_basebackup`, right));
   assert.equal(timeline["ancestor_timeline_id"], null);
   await lab.ok(`POST ${T}/import`, { path: { tenant: OTHER }, query: { branch: "again" }, body: tar });
+
+  // It goes on by itself, and what it has written follows.
+  compute.configure({ synchronous_standby_names: "", autovacuum: "off" });
+  await compute.start();
+  await compute.query("insert into t values (200001, 'more')");
+  const end = await compute.value("select pg_current_wal_insert_lsn()::text");
+  await compute.query("select pg_switch_wal()");
+  await compute.stop();
+  const wal = join(compute.dataDir, "pg_wal");
+  const segments = readdirSync(wal).filter((name) => /^[0-9A-F]{24}$/.test(name));
+  const archive = execFileSync("tar", ["-cf", "-", "-C", wal, ...segments], { maxBuffer: 2 ** 30 });
+  const from = String(timeline["last_record_lsn"]);
+  const follow = (query: Record<string, string>): Ask => ({ path: imported, query, body: archive });
+  await lab.refused(`PUT ${TL}/import_wal`, 400, follow({ start_lsn: from }));
+  await lab.refused(`PUT ${TL}/import_wal`, 409, follow({ start_lsn: "0/10", end_lsn: end }));
+  const grown = fieldsOf(await lab.ok(`PUT ${TL}/import_wal`, follow({ start_lsn: from, end_lsn: end })));
+  assert.equal(grown["last_record_lsn"], end);
 }
 
 async function chunksOf(stream: AsyncIterable<unknown>): Promise<Buffer[]> {

@@ -1,10 +1,11 @@
 /** Timelines as the original's clients manage them. Each gets a branch here: what no branch names is deleted. */
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import type { TimelineId } from "../../../base/ids.ts";
-import { type Lsn, formatLsn } from "../../../base/lsn.ts";
+import type { Lsn } from "../../../base/lsn.ts";
 import type { JsonFields } from "../../json-fields.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import { HttpError, usage } from "../http-errors.ts";
+import { importWal } from "../import-wal.ts";
 import { currentEnd, resolveMoment, waitUntilDurable } from "../points.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
 import { type AnyTenant, type ApiRouter, type RouteContext, T, TL, findersOf } from "../route-context.ts";
@@ -38,6 +39,11 @@ export function addTimelineRoutes(router: ApiRouter, { tenants }: RouteContext):
       "PUT",
       `${TL}/import_basebackup`,
       inTenant((request, tenant) => importBaseBackup(request, tenant, measured)),
+    )
+    .add(
+      "PUT",
+      `${TL}/import_wal`,
+      onTimeline((request, timeline, tenant) => importSegments(request, timeline, tenant, measured)),
     );
 }
 
@@ -142,7 +148,7 @@ function ancestorOf(
   return entry.kind === "open" ? entry.timeline.ancestor?.timelineId : undefined;
 }
 
-/** A root timeline from the tar of a cleanly stopped data directory. */
+/** A root timeline from the tar of a cleanly stopped data directory, or of an online base backup with its WAL. */
 async function importBaseBackup(
   request: ApiRequest,
   tenant: AnyTenant,
@@ -158,11 +164,21 @@ async function importBaseBackup(
     );
   }
   const name = freeName(tenant, nameFor(id), id);
-  const { timeline } = await tenant.import({ branch: name, timelineId: id, tar: request.upload() });
-  if (endLsn !== undefined && timeline.lastRecordLsn !== endLsn) {
-    const found = formatLsn(timeline.lastRecordLsn);
-    await tenant.deleteBranch(name);
-    throw usage(`the data directory ends at ${found}, not at ${formatLsn(endLsn)}`, "end_lsn");
-  }
+  const { timeline } = await tenant.import({ branch: name, timelineId: id, tar: request.upload(), endLsn });
   return json(await timelineInfo(tenant, timeline, measured), 201);
+}
+
+/** Goes on with a timeline that was imported, from the tar of segments of WAL. */
+async function importSegments(
+  request: ApiRequest,
+  timeline: ServedTimeline,
+  tenant: AnyTenant,
+  measured: MeasuredTimelines,
+): Promise<Answer> {
+  const startLsn = request.queryLsn("start_lsn");
+  const endLsn = request.queryLsn("end_lsn");
+  if (startLsn === undefined) throw usage('query parameter "start_lsn" is missing', "start_lsn");
+  if (endLsn === undefined) throw usage('query parameter "end_lsn" is missing', "end_lsn");
+  await importWal(tenant, timeline, { startLsn, endLsn, tar: request.upload() });
+  return json(await timelineInfo(tenant, timeline, measured));
 }

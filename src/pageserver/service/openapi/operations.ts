@@ -133,6 +133,12 @@ const TIMELINES: Readonly<Record<string, Operation>> = {
     status: 201,
     answer: "Timeline",
   },
+  [`PUT ${TL}/import_wal`]: {
+    summary: "Goes on with an imported timeline, from segments of WAL",
+    query: { start_lsn: lsn, end_lsn: lsn },
+    body: "upload",
+    answer: "Timeline",
+  },
   [`GET ${TL}/layer`]: { summary: "What is in memory and in files", answer: "LayerMap" },
   [`GET ${TL}/layer/:name`]: { summary: "A layer file", answer: "bytes" },
   [`GET ${TL}/keyspace`]: {
