@@ -259,6 +259,15 @@ void test("what opens one tenant opens nothing of another and nothing of the ser
     await t.test(`${name}: a tenant in the body is no way in`, async () => {
       const body = { tenant_id: TENANT, name: "x", start_point: "main" };
       assert.equal((await harness.call("POST", "/v1/branch", body, headers)).status, 403);
+      for (const method of ["PUT", "PATCH"]) {
+        const reply = await harness.call(
+          method,
+          "/v1/tenant/config",
+          { tenant_id: TENANT, gc_horizon: 0 },
+          headers,
+        );
+        assert.equal(reply.status, 403);
+      }
     });
     await t.test(`${name}: it creates no other tenant`, async () => {
       for (const tenant of [{ tenant_id: TENANT }, { tenant_id: missing }, {}]) {

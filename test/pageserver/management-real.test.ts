@@ -42,6 +42,7 @@ void test("management routes, with real data", { timeout: 300_000 }, async (t) =
   await t.test("timelines", () => timelines(world));
   await t.test("moments", () => moments(world));
   await t.test("layers, key space and pages", () => layers(world));
+  await t.test("settings of a tenant", () => config(world));
   await t.test("upkeep", () => upkeep(world));
   await t.test("branches, leases, files", () => branches(world));
   await t.test("deletion", () => deletion(world));
@@ -212,12 +213,40 @@ function hex(value: number): string {
   return value.toString(16).padStart(8, "0");
 }
 
+async function config({ lab }: World): Promise<void> {
+  const usual = fieldsOf(await lab.ok(`GET ${T}/config`));
+  assert.deepEqual(usual["tenant_specific_overrides"], {});
+  assert.equal(fieldsOf(usual["effective_config"])["pitr_interval"], "604800s");
+  const put = (body: object): Promise<unknown> =>
+    lab.ok("PUT /v1/tenant/config", { body: { tenant_id: TENANT, ...body } });
+  const patch = (body: object): Promise<unknown> =>
+    lab.ok("PATCH /v1/tenant/config", { body: { tenant_id: TENANT, ...body } });
+  const own = async (answer: Promise<unknown>): Promise<unknown> =>
+    fieldsOf(await answer)["tenant_specific_overrides"];
+  assert.deepEqual(await own(put({ gc_horizon: 1000, pitr_interval: "1h 30m" })), {
+    gc_horizon: 1000,
+    pitr_interval: "5400s",
+  });
+  assert.deepEqual(await own(patch({ gc_horizon: 5 })), { gc_horizon: 5, pitr_interval: "5400s" });
+  assert.deepEqual(await own(patch({ pitr_interval: null })), { gc_horizon: 5 });
+  assert.deepEqual(await own(put({ pitr_interval: "7 days" })), { pitr_interval: "604800s" });
+  for (const pitr of ["", "soon", "5", "1 fortnight", "9999999 weeks"]) {
+    await lab.refused("PUT /v1/tenant/config", 400, { body: { tenant_id: TENANT, pitr_interval: pitr } });
+  }
+  await lab.refused("PUT /v1/tenant/config", 501, { body: { tenant_id: TENANT, compaction_period: "1s" } });
+  await lab.refused("PUT /v1/tenant/config", 404, { body: { tenant_id: OTHER } });
+}
+
 async function upkeep(world: World): Promise<void> {
   const { lab } = world;
   await lab.ok(`PUT ${TL}/checkpoint`, onMain(world, { query: { wait_until_uploaded: "true" } }));
   await lab.ok(`PUT ${TL}/compact`, onMain(world, { query: { force_image_layer_creation: "true" } }));
   const kept = fieldsOf(await lab.ok(`PUT ${TL}/do_gc`, onMain(world)));
-  const collected = fieldsOf(await lab.ok(`PUT ${TL}/do_gc`, onMain(world, { body: { gc_horizon: 0 } })));
+  // From here on the tenant keeps next to nothing, as its own settings say.
+  const settings = { tenant_id: TENANT, gc_horizon: 0, pitr_interval: "0s" };
+  await lab.ok("PUT /v1/tenant/config", { body: settings });
+  const collected = fieldsOf(await lab.ok(`PUT ${TL}/do_gc`, onMain(world)));
+  await lab.ok(`PUT ${TL}/do_gc`, onMain(world, { body: { gc_horizon: 1000 } }));
   assert.equal(kept["layers_removed"], 0);
   assert.ok(Number(collected["layers_removed"]) > 0, JSON.stringify(collected));
   await lab.ok(`POST ${T}/gc`, { body: { dry_run: true } });

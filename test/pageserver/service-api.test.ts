@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { toLsn, formatLsn } from "../../src/base/lsn.ts";
 import { FAKE_START, FAKE_SYSTEM_ID, type FakeTimeline } from "./fake-timelines.ts";
-import { Harness, TENANT, errorOf } from "./harness.ts";
+import { Harness, TENANT, TempDirectory, errorOf } from "./harness.ts";
 
 const ID = /^[0-9a-f]{32}$/;
 
@@ -475,4 +475,18 @@ void test("bad tenants, paths and imports", async (t) => {
   const wrongMethod = await harness.call("DELETE", harness.t("/branch"));
   assert.equal(wrongMethod.status, 405);
   assert.match(errorOf(wrongMethod).message, /takes GET, POST, not DELETE/);
+});
+
+void test("settings of a tenant are still there after a restart", async () => {
+  using directory = new TempDirectory();
+  const config = { tenant_id: TENANT, gc_horizon: 12_345, pitr_interval: "2h" };
+  {
+    await using harness = await Harness.withMain({ workdir: directory.path });
+    await harness.ok("PUT", "/v1/tenant/config", config);
+    // An import writes the file as well.
+    await harness.ok("POST", harness.t("/import?branch=other"), "a tar");
+  }
+  await using harness = await Harness.start({ workdir: directory.path });
+  const shown = await harness.ok("GET", harness.t("/config"));
+  assert.deepEqual(shown["tenant_specific_overrides"], { gc_horizon: 12_345, pitr_interval: "7200s" });
 });

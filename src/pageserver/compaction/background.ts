@@ -90,7 +90,7 @@ export class Background implements AsyncDisposable {
       if (entry.kind !== "open") continue;
       const { tenant } = entry;
       await this.attempt({ tenant: tenant.id }, "collect garbage", async () => {
-        const options = { ...this.settings, dryRun: false, thorough: false };
+        const options = { ...tenant.retention(this.settings), dryRun: false, thorough: false };
         for (const report of await collectGarbage(tenant, options)) {
           const { timelineId, removedBytes, removedLayers, writtenBytes } = report;
           if (removedLayers === 0) continue;

@@ -1,6 +1,7 @@
 /** The HTTP API: all its routes. What each reads and answers is described in docs/http-api.md. */
 import { addBranchRoutes } from "./branch-routes.ts";
 import { addComputeRoutes } from "./compute-routes.ts";
+import { addConfigRoutes } from "./management/config-routes.ts";
 import { addLayerRoutes } from "./management/layer-routes.ts";
 import { addMomentRoutes } from "./management/moment-routes.ts";
 import { addOldRoutes } from "./management/old-routes.ts";
@@ -24,6 +25,7 @@ export function buildRoutes(context: RouteContext): ApiRouter {
   }));
   addOpenApiRoutes(router, context.version);
   addUserRoutes(router, context);
+  addConfigRoutes(router, context);
   addTenantRoutes(router, context);
   addBranchRoutes(router, context);
   addTimelineRoutes(router, context);

@@ -44,12 +44,13 @@ async function gc(
 ): Promise<Answer> {
   const body = await request.body();
   const dryRun = body.has("dry_run") && body.boolean("dry_run");
+  const kept = tenant.retention(settings);
   const pitrIntervalMs = body.has("pitr_interval_ms")
     ? body.integer("pitr_interval_ms", { min: 0, max: PITR_MS_MAX })
-    : settings.pitrIntervalMs;
+    : kept.pitrIntervalMs;
   const gcHorizonBytes = body.has("gc_horizon_bytes")
     ? body.integer("gc_horizon_bytes", { min: 0, max: Number.MAX_SAFE_INTEGER })
-    : settings.gcHorizonBytes;
+    : kept.gcHorizonBytes;
   body.end();
   return jsonLines(async ({ signal, progress }) => {
     let done = 0;

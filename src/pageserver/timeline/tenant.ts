@@ -14,22 +14,23 @@ import { type TenantId, type TimelineId, newTimelineId } from "../../base/ids.ts
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Clock, Files, Random } from "../../base/seams.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
-import { versionByMajor } from "../../postgres/versions/versions.ts";
 import { type TenantCheckOptions, type TenantReport, checkTenant } from "../check/check-tenant.ts";
 import { type RepairReport, repairTenant } from "../check/repair.ts";
 import { surveyTenant } from "../check/survey.ts";
-import { readJsonFile, removeInterruptedWrite, writeJsonFile } from "./json-file.ts";
+import type { RetentionSettings } from "../compaction/maintenance.ts";
+import { removeInterruptedWrite } from "./json-file.ts";
 import { type DiskUsage, diskUsage } from "../compaction/disk-usage.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
 import { SerialQueue } from "./serial-queue.ts";
 import type { ClusterIdentity, ServedTimeline, TimelineFactory } from "./served-timeline.ts";
+import {
+  TENANT_FILE,
+  type TenantMetadata,
+  type TenantOverrides,
+  readTenantMetadata,
+  writeTenantMetadata,
+} from "./tenant-metadata.ts";
 import { type TenantLog, type TimelineEntry, Timelines } from "./timelines.ts";
-
-export const TENANT_FILE = "tenant.json";
-const MAGIC = "neon-tenant";
-const VERSION = 1;
-const SEGMENT_SIZE_MIN = 1024 * 1024;
-const SEGMENT_SIZE_MAX = 1024 * 1024 * 1024;
 
 export interface TenantDependencies<T extends ServedTimeline> {
   readonly files: Files;
@@ -37,15 +38,6 @@ export interface TenantDependencies<T extends ServedTimeline> {
   readonly random: Random;
   readonly log: TenantLog;
   readonly timelines: TimelineFactory<T>;
-}
-
-/** The contents of tenant.json. */
-interface TenantMetadata {
-  readonly id: TenantId;
-  readonly pgVersion: PgVersion;
-  readonly createdAt: number;
-  /** Undefined until the first import. */
-  readonly cluster: ClusterIdentity | undefined;
 }
 
 /** What may be done within `Tenant.publishTimelines`. */
@@ -107,6 +99,7 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
       pgVersion: options.pgVersion,
       createdAt: clock.now(),
       cluster: undefined,
+      overrides: {},
     };
     // Written last: a directory without it is one whose creation was interrupted.
     await writeTenantMetadata(files, options.directory, metadata);
@@ -149,6 +142,25 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
   /** Milliseconds since 1970. */
   get createdAt(): number {
     return this.metadata.createdAt;
+  }
+
+  /** Settings of its own. */
+  get overrides(): TenantOverrides {
+    return this.metadata.overrides;
+  }
+
+  /** How much history it keeps, where the server has these settings. */
+  retention(settings: RetentionSettings): RetentionSettings {
+    return { ...settings, ...this.overrides };
+  }
+
+  /** Replaces its own settings; durable when it returns. */
+  async configure(overrides: TenantOverrides): Promise<void> {
+    await this.changes.run(async () => {
+      const metadata: TenantMetadata = { ...this.metadata, overrides };
+      await writeTenantMetadata(this.dependencies.files, this.directory, metadata);
+      this.metadata = metadata;
+    });
   }
 
   /** Whether an import is under way. */
@@ -444,38 +456,4 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
       throw error;
     }
   }
-}
-
-async function writeTenantMetadata(files: Files, directory: string, metadata: TenantMetadata): Promise<void> {
-  const { cluster } = metadata;
-  await writeJsonFile(files, join(directory, TENANT_FILE), MAGIC, VERSION, {
-    tenant_id: metadata.id,
-    pg_version: metadata.pgVersion.major,
-    created_at: new Date(metadata.createdAt).toISOString(),
-    cluster: cluster ? { system_id: cluster.systemId.toString(), segment_size: cluster.segmentSize } : null,
-  });
-}
-
-async function readTenantMetadata(
-  files: Files,
-  directory: string,
-  id: TenantId,
-): Promise<TenantMetadata | undefined> {
-  const path = join(directory, TENANT_FILE);
-  const file = await readJsonFile(files, path, MAGIC, VERSION);
-  if (!file) return undefined;
-  const { fields } = file;
-  if (fields.tenantId("tenant_id") !== id) throw fields.wrong("tenant_id", "is that of another tenant");
-  const pgVersion = versionByMajor(fields.integer("pg_version", { min: 1, max: 1000 }));
-  const cluster = fields.optionalObject("cluster");
-  return {
-    id,
-    pgVersion,
-    createdAt: fields.time("created_at"),
-    cluster: cluster && {
-      pgVersion,
-      systemId: cluster.u64("system_id"),
-      segmentSize: cluster.integer("segment_size", { min: SEGMENT_SIZE_MIN, max: SEGMENT_SIZE_MAX }),
-    },
-  };
 }

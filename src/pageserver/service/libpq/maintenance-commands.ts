@@ -36,11 +36,13 @@ function doGc(tenants: Tenants<ServedTimeline>, settings: RetentionSettings): Li
         run: async (session) => {
           checkTenant(session.identity, id);
           const started = performance.now();
-          const kept = horizon === undefined ? settings : { gcHorizonBytes: horizon, pitrIntervalMs: 0 };
-          const reports = await collectGarbage(
-            tenants.get(id),
-            { ...kept, dryRun: false, thorough: true },
-            () => session.signal.throwIfAborted(),
+          const tenant = tenants.get(id);
+          const kept =
+            horizon === undefined
+              ? tenant.retention(settings)
+              : { gcHorizonBytes: horizon, pitrIntervalMs: 0 };
+          const reports = await collectGarbage(tenant, { ...kept, dryRun: false, thorough: true }, () =>
+            session.signal.throwIfAborted(),
           );
           const sum = (field: "removedBytes" | "writtenBytes"): number =>
             reports.reduce((total, report) => total + report[field], 0);

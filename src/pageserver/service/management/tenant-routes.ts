@@ -11,6 +11,7 @@ import { checkEverything, checkTenant, mayUseTenant } from "../identity.ts";
 import { renderTenant } from "../render.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
 import { type AnyTenant, type ApiRouter, type RouteContext, T, findersOf } from "../route-context.ts";
+import { readOverrides } from "./config-routes.ts";
 
 /** Of tenants whose creation says nothing of it. */
 const DEFAULT_PG_VERSION = 17;
@@ -75,6 +76,10 @@ async function configureLocation(
   if (!tenants.list().some((entry) => idOf(entry) === id)) {
     await tenants.create({ id, pgVersion: versionByMajor(major) });
   }
+  const config = body.optionalObject("tenant_conf");
+  const overrides = config ? readOverrides(config) : {};
+  // Other settings in it are the server's here, as is said in the documentation.
+  if (Object.keys(overrides).length > 0) await tenants.get(id).configure(overrides);
   return json({ shards: [{ node_id: nodeId, shard_id: id }], stripe_size: null });
 }
 

@@ -33,7 +33,7 @@ async function gc(
         gcHorizonBytes: body.integer("gc_horizon", { min: 0, max: Number.MAX_SAFE_INTEGER }),
         pitrIntervalMs: 0,
       }
-    : settings;
+    : tenant.retention(settings);
   const reports = await collectGarbage(tenant, { ...kept, dryRun: false, thorough: true });
   const report = reports.find(({ timelineId }) => timelineId === timeline.id);
   return json({ ...renderGcResult(timeline, report), elapsed: Math.round(performance.now() - started) });

@@ -61,6 +61,19 @@ const TENANTS: Readonly<Record<string, Operation>> = {
     requiredBody: ["mode"],
     answer: "TenantLocation",
   },
+  [`GET ${T}/config`]: { summary: "How much history it keeps, and other settings", answer: "TenantConfig" },
+  "PUT /v1/tenant/config": {
+    summary: "Replaces the settings of a tenant",
+    body: { tenant_id: id, gc_horizon: count, pitr_interval: text },
+    requiredBody: ["tenant_id"],
+    answer: "TenantConfig",
+  },
+  "PATCH /v1/tenant/config": {
+    summary: "Changes settings of a tenant; null takes one away",
+    body: { tenant_id: id, gc_horizon: {}, pitr_interval: {} },
+    requiredBody: ["tenant_id"],
+    answer: "TenantConfig",
+  },
   [`POST ${T}/wait_lsn`]: {
     summary: "Waits until timelines have got so far: LSNs by timeline id, and a timeout",
     body: { timeout: {} },

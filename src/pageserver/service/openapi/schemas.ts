@@ -189,6 +189,10 @@ export const SCHEMAS = {
     utilization_score: count,
     captured_at: time,
   }),
+  TenantConfig: object({
+    tenant_specific_overrides: object({}, { gc_horizon: count, pitr_interval: text }),
+    effective_config: object({ gc_horizon: count, pitr_interval: text }),
+  }),
   OldBranch: object({
     name: text,
     timeline_id: id,

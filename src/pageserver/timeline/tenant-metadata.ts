@@ -1,0 +1,83 @@
+/** tenant.json: what is known of a tenant beside its refs and timelines. Format: docs/formats/tenant.md. */
+import { join } from "node:path";
+import type { TenantId } from "../../base/ids.ts";
+import type { Files } from "../../base/seams.ts";
+import type { PgVersion } from "../../postgres/versions/version.ts";
+import { versionByMajor } from "../../postgres/versions/versions.ts";
+import type { RetentionSettings } from "../compaction/maintenance.ts";
+import type { JsonFields } from "../json-fields.ts";
+import { readJsonFile, writeJsonFile } from "./json-file.ts";
+import type { ClusterIdentity } from "./served-timeline.ts";
+
+export const TENANT_FILE = "tenant.json";
+const MAGIC = "neon-tenant";
+const VERSION = 1;
+const SEGMENT_SIZE_MIN = 1024 * 1024;
+const SEGMENT_SIZE_MAX = 1024 * 1024 * 1024;
+
+/** Settings of a tenant that take the place of the server's. */
+export type TenantOverrides = Partial<RetentionSettings>;
+
+/** The contents of the file. */
+export interface TenantMetadata {
+  readonly id: TenantId;
+  readonly pgVersion: PgVersion;
+  readonly createdAt: number;
+  /** Undefined until the first import. */
+  readonly cluster: ClusterIdentity | undefined;
+  readonly overrides: TenantOverrides;
+}
+
+export async function writeTenantMetadata(
+  files: Files,
+  directory: string,
+  metadata: TenantMetadata,
+): Promise<void> {
+  const { cluster, overrides } = metadata;
+  await writeJsonFile(files, join(directory, TENANT_FILE), MAGIC, VERSION, {
+    tenant_id: metadata.id,
+    pg_version: metadata.pgVersion.major,
+    created_at: new Date(metadata.createdAt).toISOString(),
+    cluster: cluster ? { system_id: cluster.systemId.toString(), segment_size: cluster.segmentSize } : null,
+    ...(Object.keys(overrides).length === 0 ? {} : { config: renderOverrides(overrides) }),
+  });
+}
+
+/** Undefined if there is no file. Throws `corrupt`. */
+export async function readTenantMetadata(
+  files: Files,
+  directory: string,
+  id: TenantId,
+): Promise<TenantMetadata | undefined> {
+  const path = join(directory, TENANT_FILE);
+  const file = await readJsonFile(files, path, MAGIC, VERSION);
+  if (!file) return undefined;
+  const { fields } = file;
+  if (fields.tenantId("tenant_id") !== id) throw fields.wrong("tenant_id", "is that of another tenant");
+  const pgVersion = versionByMajor(fields.integer("pg_version", { min: 1, max: 1000 }));
+  const cluster = fields.optionalObject("cluster");
+  const config = fields.optionalObject("config");
+  return {
+    id,
+    pgVersion,
+    createdAt: fields.time("created_at"),
+    cluster: cluster && {
+      pgVersion,
+      systemId: cluster.u64("system_id"),
+      segmentSize: cluster.integer("segment_size", { min: SEGMENT_SIZE_MIN, max: SEGMENT_SIZE_MAX }),
+    },
+    overrides: config ? readOverrides(config) : {},
+  };
+}
+
+function renderOverrides({ gcHorizonBytes, pitrIntervalMs }: TenantOverrides): object {
+  return { gc_horizon_bytes: gcHorizonBytes ?? null, pitr_interval_ms: pitrIntervalMs ?? null };
+}
+
+function readOverrides(config: JsonFields): TenantOverrides {
+  const range = { min: 0, max: Number.MAX_SAFE_INTEGER };
+  return {
+    ...(config.has("gc_horizon_bytes") ? { gcHorizonBytes: config.integer("gc_horizon_bytes", range) } : {}),
+    ...(config.has("pitr_interval_ms") ? { pitrIntervalMs: config.integer("pitr_interval_ms", range) } : {}),
+  };
+}
