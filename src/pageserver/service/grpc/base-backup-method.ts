@@ -25,8 +25,6 @@ export class BaseBackups {
   }
 
   async serve(call: GrpcCall, peer: GrpcPeer): Promise<void> {
-    const { metrics, log } = this.context;
-    const method = "GetBaseBackup";
     const target = await openCall(this.context, call, peer);
     const bytes = await call.receiveOne();
     const started = performance.now();
@@ -47,10 +45,7 @@ export class BaseBackups {
       throw error;
     } finally {
       this.running--;
-      const ms = performance.now() - started;
-      metrics.grpcRequests.add({ method, status: code });
-      metrics.grpcDurations.observe({ method }, ms / 1000);
-      trace(log, call, target, () => ({ status: code, ms }));
+      trace(this.context.log, call, target, () => ({ status: code, ms: performance.now() - started }));
     }
   }
 }

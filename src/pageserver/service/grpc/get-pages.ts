@@ -23,6 +23,7 @@ import {
   describe,
   grpcCodeName,
   grpcCodeOf,
+  grpcStatusOf,
   isAbort,
   pageStatusOf,
   slowDown,
@@ -72,9 +73,8 @@ class PageStream {
       if (received.kind === "invalid") throw received.problem;
       return await this.read(received.request, lane);
     } catch (thrown) {
-      const { response, name } = this.failure(thrown, requestId);
-      status = name;
-      return response;
+      status = grpcCodeName(grpcStatusOf(thrown).code);
+      return this.failure(thrown, requestId);
     } finally {
       this.count(received, lane, status, started);
     }
@@ -108,7 +108,7 @@ class PageStream {
   }
 
   /** The answer to what went wrong. Throws it where it ends the stream. */
-  private failure(thrown: unknown, requestId: RequestId): { response: GetPageResponse; name: string } {
+  private failure(thrown: unknown, requestId: RequestId): GetPageResponse {
     if (this.call.signal.aborted || isAbort(thrown)) throw thrown;
     const error = toNeonError(thrown);
     const code = grpcCodeOf(error);
@@ -121,7 +121,7 @@ class PageStream {
         `cannot read pages: ${error.message}`,
       );
     }
-    return { response: { requestId, status, reason: describe(error) }, name: grpcCodeName(code) };
+    return { requestId, status, reason: describe(error) };
   }
 
   private count(received: ReceivedPageRequest, lane: Lane, status: string, started: number): void {

@@ -47,6 +47,8 @@ export class GrpcCall {
   /** Since when a message of the client is waited for, by `performance.now()`; undefined while none is. */
   idleSince: number | undefined;
   messagesReceived = 0;
+  /** By `performance.now()`. */
+  readonly startedAt = performance.now();
   private readonly stream: ServerHttp2Stream;
   private readonly headers: IncomingHttpHeaders;
   private readonly limits: CallLimits;

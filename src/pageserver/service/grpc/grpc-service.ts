@@ -21,6 +21,7 @@ import type { PageContext } from "./page-context.ts";
 import { grpcMethods } from "./page-service.ts";
 import { RateLimit } from "./rate-limit.ts";
 import { RequestScheduler, type SchedulerLimits } from "./request-scheduler.ts";
+import { UNARY_METHODS } from "./unary-methods.ts";
 
 export interface GrpcServiceOptions {
   readonly host: string;
@@ -69,11 +70,15 @@ export const GRPC_LIMITS: GrpcLimits = {
   scheduler: { running: 16, waiting: 4096 },
 };
 
+/** Those that end by themselves. */
+const TIMED_METHODS: ReadonlySet<string> = new Set([...UNARY_METHODS, "GetBaseBackup"]);
+
 /** Failures that whoever runs the pageserver should know of. */
 const OWN_FAILURES: ReadonlySet<GrpcCode> = new Set([GrpcCode.Internal, GrpcCode.DataLoss, GrpcCode.Unknown]);
 
 export class GrpcService implements AsyncDisposable {
   private readonly log: Logger;
+  private readonly metrics: Metrics;
   private readonly limits: GrpcLimits;
   private readonly front: Front;
   private readonly server: GrpcServer;
@@ -84,6 +89,7 @@ export class GrpcService implements AsyncDisposable {
     const limits = { ...GRPC_LIMITS, ...options.limits };
     this.limits = limits;
     this.log = dependencies.log;
+    this.metrics = dependencies.metrics;
     this.health = new Health(() => this.isReady);
     const scheduler = new RequestScheduler(limits.scheduler);
     const context: PageContext = {
@@ -163,10 +169,21 @@ export class GrpcService implements AsyncDisposable {
   }
 
   private onEnd(call: GrpcCall, { code, details }: GrpcStatus, error: unknown): void {
-    const about = { method: call.path.slice(0, 100), status: grpcCodeName(code) };
+    const method = call.path.slice(call.path.lastIndexOf("/") + 1);
+    const about = { method, status: grpcCodeName(code) };
+    this.count(call, method, code);
     if (OWN_FAILURES.has(code)) this.log.error({ ...about, err: error }, `gRPC call failed: ${details}`);
     else if (code === GrpcCode.Ok || code === GrpcCode.Cancelled) this.log.debug(about, "gRPC call");
     else this.log.info(about, `gRPC call refused: ${details}`);
+  }
+
+  /** Requests of streams of pages are counted one by one; of the stream itself only that it was not opened, or broke. */
+  private count(call: GrpcCall, method: string, code: GrpcCode): void {
+    const wellEnded = code === GrpcCode.Ok || code === GrpcCode.Cancelled;
+    if (method === "GetPages" && wellEnded) return;
+    this.metrics.grpcRequests.add({ method, status: grpcCodeName(code) });
+    if (!TIMED_METHODS.has(method)) return;
+    this.metrics.grpcDurations.observe({ method }, (performance.now() - call.startedAt) / 1000);
   }
 
   private addGauges(metrics: Metrics, scheduler: RequestScheduler): void {
