@@ -35,6 +35,7 @@ interface Scene {
   readonly lab: Lab;
   readonly address: string;
   readonly libpq: string;
+  readonly http: string;
   readonly token: string;
   readonly tenantId: string;
   readonly timelineId: string;
@@ -81,6 +82,7 @@ before(
       ]),
       address: await setting("pageserver.listen_grpc"),
       libpq: await setting("pageserver.listen_libpq"),
+      http: await setting("pageserver.listen"),
       token: await setting("pageserver.auth_token"),
       tenantId: await setting("default_tenant_id"),
       timelineId: String((await lab.branches()).get("main")?.["timeline_id"]),
@@ -148,7 +150,20 @@ async function overLibpq(rel: RelTag, blocks: number, lsn: Lsn): Promise<Buffer[
   return pages;
 }
 
-void test("pages are the same over gRPC, compressed or not, over libpq and in a backup", async () => {
+/** A page over HTTP. */
+async function overHttp({ spcOid, dbOid, relNumber, fork }: RelTag, block: number): Promise<Buffer> {
+  const { http, tenantId, timelineId, token } = scene;
+  const key = Buffer.alloc(18);
+  for (const [index, value] of [spcOid, dbOid, relNumber].entries()) key.writeUInt32BE(value, 1 + 4 * index);
+  key[13] = fork;
+  key.writeUInt32BE(block, 14);
+  const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/getpage?key=${key.toString("hex")}`;
+  const response = await fetch(`http://${http}${path}`, { headers: { authorization: `Bearer ${token}` } });
+  assert.equal(response.status, 200, path);
+  return Buffer.from(await response.arrayBuffer());
+}
+
+void test("pages are the same over gRPC, compressed or not, over libpq, over HTTP and in a backup", async () => {
   using plain = connect();
   using zipped = connect({ compression: "gzip" });
   const unpacked = join(scene.lab.directory, "unpacked");
@@ -177,6 +192,8 @@ void test("pages are the same over gRPC, compressed or not, over libpq and in a 
       const [a, b] = found.map((pages) => pages[block] ?? new Uint8Array());
       assert.ok(a && b && Buffer.from(a).equals(b), `${file} block ${block}, compressed`);
       assert.ok(libpq[block]?.equals(a), `${file} block ${block}, libpq`);
+      // One by one, so not all of them.
+      if (block % 5 === 0) assert.ok((await overHttp(rel, block)).equals(a), `${file} block ${block}, HTTP`);
       assert.ok(withoutChecksum(a).equals(withoutChecksum(expected)), `${file} block ${block}, backup`);
     }
     for (const stream of streams) stream.end();
@@ -442,8 +459,7 @@ void test("a generic client that knows only what reflection says", async () => {
 });
 
 void test("requests are counted", async () => {
-  const url = await scene.lab.ok("config", "get", "pageserver.listen");
-  const response = await fetch(`http://${url}/metrics`, {
+  const response = await fetch(`http://${scene.http}/metrics`, {
     headers: { authorization: `Bearer ${scene.token}` },
   });
   const text = await response.text();
