@@ -79,7 +79,7 @@ const TOKEN_LENGTH_MIN = 16;
 const CONFIG_BYTES_MAX = 1024 * 1024;
 
 /** What the program itself takes: code, garbage that is not collected yet, buffers, compaction. */
-const PROGRAM_BYTES = 256 * MIB;
+const PROGRAM_BYTES = 288 * MIB;
 /** What layers need at least to be worth writing. */
 const LAYER_MEMORY_MIN = 32 * MIB;
 /** More is never used: it is what must be replayed after a crash, at some 60 to 100 MB/s. */

@@ -40,6 +40,25 @@ interface FoundLayer {
   readonly descriptor: LayerDescriptor;
 }
 
+/**
+ * Leaves out layers that a step before has too: a branch may have images of its own where it begins, and its ancestor the
+ * same ones there, which are seen from the branch.
+ */
+export function withoutRepeats(steps: readonly ExportedStep[]): ExportedStep[] {
+  const seen = new Set<string>();
+  return steps.map((step) => {
+    const isNew = step.layers.map(({ fingerprint }) => {
+      const size = seen.size;
+      return seen.add(fingerprint).size > size;
+    });
+    return {
+      ...step,
+      layers: step.layers.filter((_, i) => isNew[i]),
+      paths: step.paths.filter((_, i) => isNew[i]),
+    };
+  });
+}
+
 export class Exporter implements AsyncDisposable {
   private readonly tenant: Tenant<ServedTimeline>;
   private readonly chain: readonly ChainSection[];

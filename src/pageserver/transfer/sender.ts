@@ -22,7 +22,7 @@ import {
   lineageOf,
   parseDescription,
 } from "./description.ts";
-import { type ExportedStep, Exporter } from "./export.ts";
+import { type ExportedStep, Exporter, withoutRepeats } from "./export.ts";
 import { DIGEST_SIZE, FrameType, encodeChunk, encodeLayerEnd, sha256 } from "./frames.ts";
 import { type Operation, makeIdentity } from "./identity.ts";
 import { CHUNK_SIZE, LAYERS_MAX, WINDOW_CHUNKS } from "./limits.ts";
@@ -170,8 +170,9 @@ class Sending {
     const { files, random } = this.dependencies;
     const directory = join(scratchDirectory, `out-${bytesToHex(random.bytes(8))}`);
     await using exporter = new Exporter({ tenant, chain, directory, files });
-    const steps: ExportedStep[] = [];
-    for (const step of decision.steps) steps.push(await exporter.export(step, signal));
+    const exported: ExportedStep[] = [];
+    for (const step of decision.steps) exported.push(await exporter.export(step, signal));
+    const steps = withoutRepeats(exported);
     const plan = { result: decision.result, commonLsn: decision.commonLsn, steps };
     this.total = planBytes(plan);
     const outcome: TransferOutcome = {
