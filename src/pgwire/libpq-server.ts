@@ -1,8 +1,9 @@
 /** A listener for clients of the frontend/backend protocol: takes connections up to a limit, and stops in order. */
 import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
+import { ErrorCode, type NeonError } from "../base/errors.ts";
 import { SqlState } from "./errors.ts";
+import { listenError } from "./listen-error.ts";
 import { ServerConnection, type ServerContext, type ServerLimits } from "./server-connection.ts";
 import { WireError, encodeError } from "./wire-errors.ts";
 
@@ -51,7 +52,9 @@ export class LibpqServer<Identity> implements AsyncDisposable {
   async listen(): Promise<void> {
     const { host, port } = this.options;
     await new Promise<void>((resolve, reject) => {
-      this.server.once("error", (error) => reject(listenError(host, port, error)));
+      this.server.once("error", (error) =>
+        reject(listenError({ host, port }, "pageserver.listen_libpq", error)),
+      );
       this.server.listen({ host, port, exclusive: true }, () => resolve());
     });
     this.server.on("error", (error) => this.dependencies.onFailure(error, "listener"));
@@ -143,25 +146,4 @@ function tooManyConnections(max: number): NeonError {
     `the pageserver has ${max} connections already`,
     { hint: "Try again when others have ended." },
   );
-}
-
-function listenError(host: string, port: number, error: unknown): NeonError {
-  const code = systemCode(error);
-  if (code === "EADDRINUSE") {
-    return new NeonError(ErrorCode.Resource, `port ${port} on ${host} is in use by another program`, {
-      hint: "Stop that program, or set another address: neon config set pageserver.listen_libpq 127.0.0.1:PORT",
-      data: { host, port },
-      cause: error,
-    });
-  }
-  const hints: Readonly<Record<string, string>> = {
-    EACCES: "Ports below 1024 need privileges: choose a higher one.",
-    EADDRNOTAVAIL: "The host is no address of this machine.",
-    ENOTFOUND: "The host cannot be resolved.",
-  };
-  return new NeonError(ErrorCode.Resource, `cannot listen on ${host}:${port}: ${messageOf(error)}`, {
-    hint: hints[code ?? ""],
-    data: { host, port },
-    cause: error,
-  });
 }

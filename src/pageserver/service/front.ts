@@ -8,7 +8,8 @@
  */
 import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
 import { TLSSocket } from "node:tls";
-import { ErrorCode, NeonError, messageOf, systemCode } from "../../base/errors.ts";
+import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
+import { listenError } from "../../pgwire/listen-error.ts";
 import { isLoopback } from "../../pgwire/loopback.ts";
 import type { ServerTls } from "../../pgwire/server-startup.ts";
 
@@ -219,29 +220,4 @@ export class Front implements AsyncDisposable {
 /** Whether a connection does not leave this machine: a loopback address, or an address to itself. */
 function staysHere({ remoteAddress, localAddress }: Socket): boolean {
   return isLoopback(remoteAddress) || (remoteAddress !== undefined && remoteAddress === localAddress);
-}
-
-function listenError(
-  { host, port }: { host: string; port: number },
-  setting: string,
-  error: unknown,
-): NeonError {
-  const code = systemCode(error);
-  if (code === "EADDRINUSE") {
-    return new NeonError(ErrorCode.Resource, `port ${port} on ${host} is in use by another program`, {
-      hint: `Stop that program, or set another address: neon config set ${setting} 127.0.0.1:PORT`,
-      data: { host, port },
-      cause: error,
-    });
-  }
-  const hints: Readonly<Record<string, string>> = {
-    EACCES: "Ports below 1024 need privileges: choose a higher one.",
-    EADDRNOTAVAIL: "The host is no address of this machine.",
-    ENOTFOUND: "The host cannot be resolved.",
-  };
-  return new NeonError(ErrorCode.Resource, `cannot listen on ${host}:${port}: ${messageOf(error)}`, {
-    hint: hints[code ?? ""],
-    data: { host, port },
-    cause: error,
-  });
 }
