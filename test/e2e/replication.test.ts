@@ -10,6 +10,12 @@ import { Readable } from "node:stream";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { extractDataDirectory } from "../../src/compute/data-directory.ts";
+import { type Lsn, formatLsn, parseLsn } from "../../src/base/lsn.ts";
+import { PgConnection } from "../../src/pgwire/client.ts";
+import { ServerError } from "../../src/pgwire/errors.ts";
+import { decodeReplicationMessage } from "../../src/pgwire/replication.ts";
+import { versionByMajor } from "../../src/postgres/versions/versions.ts";
+import { WalStream } from "../../src/postgres/wal/stream.ts";
 import { connectLibpq } from "../../src/pgwire/libpq-client.ts";
 import { parseLibpqUri } from "../../src/pgwire/uri.ts";
 import { TestPostgres, embeddedBinDir, freePort } from "../support/postgres.ts";
@@ -170,6 +176,100 @@ for (const major of [...(HAS_15 ? [15] : []), 17]) {
     await agree(here, "dev", early, "t", "big");
   });
 }
+
+/** The WAL that a connection is sent, until there is some up to an LSN; every record is checked. */
+async function receive(connection: PgConnection, from: Lsn, to: Lsn, stream: WalStream): Promise<number> {
+  let records = 0;
+  const enough = Promise.withResolvers<void>();
+  const streaming = connection.streamTo(({ type, body }) => {
+    if (String.fromCharCode(type) !== "d") return;
+    const message = decodeReplicationMessage(body);
+    if (message.kind !== "wal") return;
+    stream.feed(message.lsn, message.bytes.slice());
+    while (stream.next()) records++;
+    if (stream.position >= to) enough.resolve();
+  });
+  assert.ok(from < to);
+  await Promise.race([enough.promise, streaming]);
+  connection.destroy();
+  await streaming.catch(() => undefined);
+  return records;
+}
+
+test("a slot keeps garbage collection from the WAL of its client", { timeout: 200_000 }, async () => {
+  const here = await site(17);
+  await using lab = here.lab;
+  const uri = await lab.ok("pg", "url", "main");
+  const { host, port } = await here.address();
+  const timeline = String((await lab.branches()).get("main")?.["timeline_id"]);
+  const connect = (): Promise<PgConnection> =>
+    PgConnection.connect({
+      address: { host, port: Number(port) },
+      credentials: { user: "neon", password: here.token },
+      parameters: { replication: "true", options: "-c branch=main" },
+      timeoutMs: 10_000,
+    });
+  const one = async (command: string): Promise<readonly (string | null)[]> => {
+    await using connection = await connect();
+    return (await connection.query(command))[0]?.rows[0] ?? [];
+  };
+  const refused = async (command: string, sqlState: string): Promise<void> => {
+    await using connection = await connect();
+    await assert.rejects(connection.beginCopyBoth(command), (error) => {
+      assert.ok(error instanceof ServerError, String(error));
+      assert.equal(error.sqlState, sqlState, error.message);
+      return true;
+    });
+  };
+  assert.deepEqual(await one("READ_REPLICATION_SLOT keep"), [null, null, null]);
+  assert.equal((await one('CREATE_REPLICATION_SLOT "keep" PHYSICAL (RESERVE_WAL)'))[0], "keep");
+  await assert.rejects(one('CREATE_REPLICATION_SLOT "keep" PHYSICAL'), /already exists/);
+  await assert.rejects(one('CREATE_REPLICATION_SLOT "Keep!" PHYSICAL'), /not valid/);
+  await assert.rejects(
+    one('CREATE_REPLICATION_SLOT "l" LOGICAL pgoutput'),
+    /physical replication slots only/,
+  );
+  const [kind, restart] = await one("READ_REPLICATION_SLOT keep");
+  assert.equal(kind, "physical");
+  const from = parseLsn(restart ?? "");
+  assert.ok(from !== undefined);
+  await lab.execute(
+    uri,
+    "create table t as select i, repeat('x', 500) x from generate_series(1, 8000) i",
+    "checkpoint",
+    "update t set x = 'y'",
+  );
+  await lab.ok("pg", "stop", "main");
+  await using client = await connectLibpq(
+    parseLibpqUri(`postgresql://neon:${here.token}@${host}:${port}?sslmode=disable`),
+  );
+  const collect = async (): Promise<void> => void (await client.query(`do_gc ${here.tenant} ${timeline} 0`));
+  await collect();
+  const end = parseLsn((await one("IDENTIFY_SYSTEM"))[2] ?? "");
+  assert.ok(end !== undefined && end > from);
+  const start = `${formatLsn(from)} TIMELINE 1`;
+  {
+    await using connection = await connect();
+    await connection.beginCopyBoth(`START_REPLICATION SLOT "keep" ${start}`);
+    await refused(`START_REPLICATION SLOT "keep" ${start}`, "55006");
+    await assert.rejects(one("DROP_REPLICATION_SLOT keep"), /used by another connection/);
+    const stream = new WalStream({ version: versionByMajor(17), segmentSize: 1 << 20, startLsn: from });
+    const records = await receive(connection, from, end, stream);
+    assert.ok(records > 16_000, `${records} records`);
+    assert.equal(stream.position, end);
+  }
+  await refused(`START_REPLICATION SLOT "other" ${start}`, "42704");
+  await refused(`START_REPLICATION 7F/0 TIMELINE 1`, "XX000");
+  await refused(`START_REPLICATION ${formatLsn(from)} TIMELINE 2`, "XX000");
+  await until("the slot to be free", () =>
+    one("DROP_REPLICATION_SLOT keep").then(
+      () => true,
+      () => false,
+    ),
+  );
+  await collect();
+  await refused(`START_REPLICATION ${start}`, "58P01");
+});
 
 const run = promisify(execFile);
 
