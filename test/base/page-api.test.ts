@@ -29,7 +29,7 @@ import {
   encodeLeaseLsnRequest,
 } from "../../src/base/page-api/page-requests.ts";
 import {
-  type WritableMessage,
+  type OutgoingMessage,
   decodeBytesResponse,
   decodeDbSizeResponse,
   decodeGetPageResponse,
@@ -65,10 +65,10 @@ const LIBRARY_REL = { spc_oid: 1663, db_oid: 5, rel_number: 0xffffffff, fork_num
 const READ = { lsn: MAX_LSN, notModifiedSince: toLsn(0x1_2345_6789) };
 const LIBRARY_READ = { request_lsn: "18446744073709551615", not_modified_since_lsn: "4886718345" };
 
-function bytesOf(message: WritableMessage): Buffer {
-  const bytes = Buffer.alloc(message.sizeBytes + 3);
-  message.write(bytes, 3);
-  return bytes.subarray(3);
+function bytesOf(message: OutgoingMessage): Buffer {
+  const bytes = Buffer.concat(message.parts);
+  assert.equal(bytes.length, message.sizeBytes);
+  return bytes;
 }
 
 void test("the service has the methods of the proto file", () => {

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
 import { test } from "node:test";
 import { gunzipSync, gzipSync, zstdCompressSync } from "node:zlib";
-import { BytesMessage } from "../../src/base/page-api/page-responses.ts";
+import { wholeMessage } from "../../src/base/page-api/page-responses.ts";
 import type { GrpcCall } from "../../src/pageserver/service/grpc/grpc-call.ts";
 import { GrpcServer, type GrpcServerLimits } from "../../src/pageserver/service/grpc/grpc-server.ts";
 import { GrpcCode } from "../../src/pageserver/service/grpc/grpc-status.ts";
@@ -49,7 +49,7 @@ class Bench implements AsyncDisposable {
 
   private async echo(call: GrpcCall): Promise<void> {
     for (let bytes = await call.receive(); bytes !== undefined; bytes = await call.receive()) {
-      await call.send(new BytesMessage(Uint8Array.from(bytes)));
+      await call.send(wholeMessage(Uint8Array.from(bytes)));
     }
   }
 
@@ -61,7 +61,7 @@ class Bench implements AsyncDisposable {
   }
 
   private async flood(call: GrpcCall): Promise<void> {
-    const message = new BytesMessage(new Uint8Array(100_000));
+    const message = wholeMessage(new Uint8Array(100_000));
     for (;;) await call.send(message);
   }
 

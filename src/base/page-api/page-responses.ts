@@ -1,6 +1,6 @@
 /**
  * Answers of the page API: our types to Protobuf, which cannot fail, and back, as strictly as clients in use read them.
- * Field numbers are those of `proto/page_service.proto`. Pages are written straight into the buffer that is sent.
+ * Field numbers are those of `proto/page_service.proto`. Pages are not copied.
  */
 import { corrupt } from "../errors.ts";
 import {
@@ -18,63 +18,43 @@ const PAGE_TAG = 5 * 8 + WireType.Bytes;
 const BLOCK_TAG = 1 * 8 + WireType.Varint;
 const IMAGE_TAG = 2 * 8 + WireType.Bytes;
 
-/** A message that is written into a buffer of somebody else. */
-export interface WritableMessage {
+/** A message as pieces that are sent one after the other. */
+export interface OutgoingMessage {
   readonly sizeBytes: number;
-  /** Writes `sizeBytes` bytes from `at` on. */
-  write(target: Uint8Array, at: number): void;
+  /** Views, not to be changed before they are sent. */
+  readonly parts: readonly Uint8Array[];
 }
 
 /** Ready bytes. */
-export class BytesMessage implements WritableMessage {
-  private readonly bytes: Uint8Array;
-
-  constructor(bytes: Uint8Array) {
-    this.bytes = bytes;
-  }
-
-  get sizeBytes(): number {
-    return this.bytes.length;
-  }
-
-  write(target: Uint8Array, at: number): void {
-    target.set(this.bytes, at);
-  }
+export function wholeMessage(bytes: Uint8Array): OutgoingMessage {
+  return { sizeBytes: bytes.length, parts: [bytes] };
 }
 
-/** An answer with pages, which are copied once, into the buffer that is sent. */
-class PagesMessage implements WritableMessage {
-  readonly sizeBytes: number;
-  private readonly head: Uint8Array;
-  private readonly pages: readonly PageImage[];
+/** Tag and length of a page, its block, tag and length of its image. */
+const PAGE_HEAD_MAX = 1 + 5 + (1 + 5) + (1 + 5);
 
-  constructor(head: Uint8Array, pages: readonly PageImage[]) {
-    this.head = head;
-    this.pages = pages;
-    let size = head.length;
-    for (const page of pages) {
-      const body = pageSize(page);
-      size += 1 + varintSize(body) + body;
+/** An answer with pages, which are sent from where they are: to copy them would cost more than all the rest. */
+function pagesMessage(head: Uint8Array, pages: readonly PageImage[]): OutgoingMessage {
+  const heads = new Uint8Array(head.length + pages.length * PAGE_HEAD_MAX);
+  heads.set(head);
+  const parts: Uint8Array[] = [];
+  let start = 0;
+  let at = head.length;
+  let sizeBytes = 0;
+  for (const page of pages) {
+    heads[at++] = PAGE_TAG;
+    at = putVarint(heads, at, pageSize(page));
+    if (page.block !== 0) {
+      heads[at++] = BLOCK_TAG;
+      at = putVarint(heads, at, page.block);
     }
-    this.sizeBytes = size;
+    heads[at++] = IMAGE_TAG;
+    at = putVarint(heads, at, page.image.length);
+    parts.push(heads.subarray(start, at), page.image);
+    sizeBytes += at - start + page.image.length;
+    start = at;
   }
-
-  write(target: Uint8Array, at: number): void {
-    target.set(this.head, at);
-    let next = at + this.head.length;
-    for (const page of this.pages) {
-      target[next++] = PAGE_TAG;
-      next = putVarint(target, next, pageSize(page));
-      if (page.block !== 0) {
-        target[next++] = BLOCK_TAG;
-        next = putVarint(target, next, page.block);
-      }
-      target[next++] = IMAGE_TAG;
-      next = putVarint(target, next, page.image.length);
-      target.set(page.image, next);
-      next += page.image.length;
-    }
-  }
+  return { sizeBytes, parts };
 }
 
 function pageSize({ block, image }: PageImage): number {
@@ -83,12 +63,12 @@ function pageSize({ block, image }: PageImage): number {
 }
 
 /** Request id and relation are there even if there is nothing in them: clients want them. */
-export function encodeGetPageResponse(response: GetPageResponse): WritableMessage {
+export function encodeGetPageResponse(response: GetPageResponse): OutgoingMessage {
   const head = new ProtoWriter().message(1, encodeRequestId(response.requestId)).u32(2, response.status);
   if (response.status === PageStatus.Ok) {
-    return new PagesMessage(head.message(4, encodeRel(response.rel)).finish(), response.pages);
+    return pagesMessage(head.message(4, encodeRel(response.rel)).finish(), response.pages);
   }
-  return new BytesMessage(head.text(3, response.reason).message(4, encodeRel(NO_REL)).finish());
+  return wholeMessage(head.text(3, response.reason).message(4, encodeRel(NO_REL)).finish());
 }
 
 /** Images are views of `bytes`. */

@@ -2,7 +2,7 @@
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import { CHUNK_SIZE_MAX } from "../../../base/page-api/page-model.ts";
 import { decodeGetBaseBackupRequest } from "../../../base/page-api/page-requests.ts";
-import { BytesMessage, encodeBytesResponse } from "../../../base/page-api/page-responses.ts";
+import { encodeBytesResponse, wholeMessage } from "../../../base/page-api/page-responses.ts";
 import { LSN_WAIT_MS } from "../../read/effective-lsn.ts";
 import { backupStream } from "../backup-stream.ts";
 import { checkShardZero } from "./call-target.ts";
@@ -38,7 +38,7 @@ export class BaseBackups {
       if (request.lsn !== undefined) await waitForLsn(found, request.lsn, LSN_WAIT_MS, call.signal);
       const tar = await backupStream(found.tenant, found.timeline, request).catch(wrongLsn);
       for await (const chunk of inChunks(tar)) {
-        await call.send(new BytesMessage(encodeBytesResponse(chunk)), !request.gzip);
+        await call.send(wholeMessage(encodeBytesResponse(chunk)), !request.gzip);
       }
     } catch (error) {
       code = grpcCodeName(grpcStatusOf(error).code);

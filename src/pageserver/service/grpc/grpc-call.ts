@@ -5,7 +5,7 @@
  */
 import { type IncomingHttpHeaders, type ServerHttp2Stream, constants } from "node:http2";
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
-import { BytesMessage, type WritableMessage } from "../../../base/page-api/page-responses.ts";
+import { type OutgoingMessage, wholeMessage } from "../../../base/page-api/page-responses.ts";
 import { ACCEPTED_ENCODINGS, type Encoding, answerEncoding, compress, decompress } from "./compression.ts";
 import { GrpcCode, GrpcError, type GrpcStatus, OK } from "./grpc-status.ts";
 import { MESSAGE_HEADER_SIZE, MessageDecoder } from "./message-decoder.ts";
@@ -136,27 +136,32 @@ export class GrpcCall {
   }
 
   /** Resolves when the client has taken enough of what was sent before for more. `compressible`: not compressed yet. */
-  async send(message: WritableMessage, compressible = true): Promise<void> {
+  async send(message: OutgoingMessage, compressible = true): Promise<void> {
     this.respond();
-    const frame =
-      compressible && this.encoding !== "identity" && message.sizeBytes >= COMPRESSED_SIZE_MIN
-        ? await this.compressedFrame(message)
-        : frameOf(message, 0);
+    const isCompressed =
+      compressible && this.encoding !== "identity" && message.sizeBytes >= COMPRESSED_SIZE_MIN;
+    const sent = isCompressed ? await this.compressed(message) : message;
     while (this.ownUnsent > this.limits.unsentBytesMax) await this.drained();
     this.signal.throwIfAborted();
-    this.ownUnsent += frame.length;
-    this.unsent.total += frame.length;
-    this.stream.write(frame, () => {
-      this.ownUnsent -= frame.length;
-      this.unsent.total -= frame.length;
+    const sizeBytes = MESSAGE_HEADER_SIZE + sent.sizeBytes;
+    this.ownUnsent += sizeBytes;
+    this.unsent.total += sizeBytes;
+    const { stream } = this;
+    // All pieces go out together.
+    stream.cork();
+    stream.write(headOf(sent, isCompressed ? 1 : 0));
+    const last = sent.parts.length - 1;
+    for (let index = 0; index < last; index++) stream.write(sent.parts[index]);
+    stream.write(sent.parts[last] ?? NOTHING, () => {
+      this.ownUnsent -= sizeBytes;
+      this.unsent.total -= sizeBytes;
       this.wakeUp();
     });
+    stream.uncork();
   }
 
-  private async compressedFrame(message: WritableMessage): Promise<Uint8Array> {
-    const bytes = Buffer.allocUnsafe(message.sizeBytes);
-    message.write(bytes, 0);
-    return frameOf(new BytesMessage(await compress(this.encoding, bytes)), 1);
+  private async compressed({ parts }: OutgoingMessage): Promise<OutgoingMessage> {
+    return wholeMessage(await compress(this.encoding, Buffer.concat(parts)));
   }
 
   /** Ends the call. What has been sent still goes out. Only the first end counts. */
@@ -254,12 +259,13 @@ export class GrpcCall {
 
 const RESPONSE_HEADERS = { ":status": 200, "content-type": "application/grpc" } as const;
 
-function frameOf(message: WritableMessage, flag: number): Uint8Array {
-  const frame = Buffer.allocUnsafe(MESSAGE_HEADER_SIZE + message.sizeBytes);
-  frame[0] = flag;
-  frame.writeUInt32BE(message.sizeBytes, 1);
-  message.write(frame, MESSAGE_HEADER_SIZE);
-  return frame;
+const NOTHING = new Uint8Array();
+
+function headOf({ sizeBytes }: OutgoingMessage, flag: number): Uint8Array {
+  const head = Buffer.allocUnsafe(MESSAGE_HEADER_SIZE);
+  head[0] = flag;
+  head.writeUInt32BE(sizeBytes, 1);
+  return head;
 }
 
 /** Percent-encoded: only what is printable in ASCII, without the percent sign itself, stands for itself. */

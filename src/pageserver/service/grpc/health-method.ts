@@ -3,7 +3,7 @@
  * here since it is two tiny messages; the names that are asked about are not kept, however many there are.
  */
 import { PAGE_SERVICE } from "../../../base/page-api/page-model.ts";
-import { BytesMessage } from "../../../base/page-api/page-responses.ts";
+import { type OutgoingMessage, wholeMessage } from "../../../base/page-api/page-responses.ts";
 import { ProtoReader, ProtoWriter } from "../../../base/page-api/protobuf.ts";
 import type { GrpcCall } from "./grpc-call.ts";
 import { GrpcCode, GrpcError } from "./grpc-status.ts";
@@ -78,6 +78,6 @@ function serviceOf(bytes: Uint8Array): string {
   return service;
 }
 
-function answer(status: Serving): BytesMessage {
-  return new BytesMessage(new ProtoWriter().u32(1, status).finish());
+function answer(status: Serving): OutgoingMessage {
+  return wholeMessage(new ProtoWriter().u32(1, status).finish());
 }

@@ -6,7 +6,7 @@ import type { ServiceDefinition } from "@grpc/grpc-js";
 import { EventEmitter } from "node:events";
 import { join } from "node:path";
 import { PAGE_SERVICE } from "../../../base/page-api/page-model.ts";
-import { BytesMessage } from "../../../base/page-api/page-responses.ts";
+import { wholeMessage } from "../../../base/page-api/page-responses.ts";
 import { GrpcCode, GrpcError } from "./grpc-status.ts";
 import type { GrpcCall } from "./grpc-call.ts";
 import { HEALTH_SERVICE } from "./health-method.ts";
@@ -44,7 +44,7 @@ export class Reflection {
     const answer = (await this.answerers).get(call.path);
     if (!answer) throw new GrpcError(GrpcCode.Unimplemented, `there is no method ${call.path}`);
     for (let bytes = await call.receive(); bytes !== undefined; bytes = await call.receive()) {
-      await call.send(new BytesMessage(answer(bytes)));
+      await call.send(wholeMessage(answer(bytes)));
     }
   }
 }

@@ -10,12 +10,12 @@ import {
   decodeLeaseLsnRequest,
 } from "../../../base/page-api/page-requests.ts";
 import {
-  BytesMessage,
   encodeBytesResponse,
   encodeDbSizeResponse,
   encodeLeaseResponse,
   encodeRelExistsResponse,
   encodeRelSizeResponse,
+  wholeMessage,
 } from "../../../base/page-api/page-responses.ts";
 import { Slru } from "../../../postgres/slru.ts";
 import { leaseLsn as renewLease } from "../lease-lsn.ts";
@@ -67,7 +67,7 @@ export async function serveUnary(
     // A lease holds on each shard; everything else that is no block is on the first.
     if (method !== "LeaseLsn") checkShardZero(found.shard);
     context.rateLimit.take(target.tenantId, 1);
-    await call.send(new BytesMessage(await ANSWERS[method](context, found, request, call.signal)));
+    await call.send(wholeMessage(await ANSWERS[method](context, found, request, call.signal)));
   } catch (error) {
     code = grpcCodeName(grpcStatusOf(error).code);
     throw error;
