@@ -26,14 +26,21 @@ async function open(port: number): Promise<Socket> {
   return socket;
 }
 
+/** Until it is closed, in whichever way: a reset is one, too. */
+function closeOf(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    if (socket.closed) resolve();
+    else socket.once("close", () => resolve());
+  });
+}
+
 /** What the server says until it closes the connection, or for a while if it does not. */
 async function sayTo(port: number, bytes: string | Uint8Array, patienceMs = 20_000): Promise<string> {
   const socket = await open(port);
   let told = "";
   socket.on("data", (data) => (told += String(data).slice(0, 10_000)));
   socket.write(bytes);
-  const { promise: closed, resolve } = Promise.withResolvers<void>();
-  socket.once("close", () => resolve());
+  const closed = closeOf(socket);
   const patience = new AbortController();
   const given = sleep(patienceMs, undefined, { signal: patience.signal }).catch(() => undefined);
   await Promise.race([closed, given]);
@@ -49,17 +56,14 @@ async function isAlive(url: string): Promise<void> {
 }
 
 /** A service of its own with short times. */
-async function quickService(): Promise<HttpService> {
-  const router = new Router<Handler>().add("POST", "/v1/body", async (request) => {
-    await request.body();
-    return json({});
-  });
+async function quickService(router: Router<Handler>): Promise<HttpService> {
   const service = new HttpService(
     {
       host: "127.0.0.1",
       port: 0,
       insecure: false,
       handshakeTimeoutMs: 300,
+      answerSilenceMs: 300,
       limits: { headersTimeout: 300, connectionsCheckingInterval: 50 },
     },
     {
@@ -80,9 +84,9 @@ async function quickService(): Promise<HttpService> {
 }
 
 void test("a head that comes drop by drop, or not at all, is given up; others are answered meanwhile", async () => {
-  await using service = await quickService();
+  await using service = await quickService(new Router<Handler>());
   const slow = await Promise.all(Array.from({ length: 50 }, () => open(service.port)));
-  const closed = slow.map(async (socket) => once(socket.resume(), "close"));
+  const closed = slow.map((socket) => closeOf(socket.resume()));
   // A third says nothing, a third half a head, a third goes on and on.
   for (const [index, socket] of slow.entries()) {
     if (index % 3 > 0) socket.write("GET /v1/status HTTP/1.1\r\nhost: x\r\n");
@@ -98,6 +102,38 @@ void test("a head that comes drop by drop, or not at all, is given up; others ar
     clearInterval(drops);
   }
   await isAlive(`http://127.0.0.1:${service.port}`);
+});
+
+void test("an answer that nobody takes is given up, and no more of it made than fits on the way", async () => {
+  let madeBytes = 0;
+  let isOver = false;
+  async function* endless(): AsyncIterable<Uint8Array> {
+    try {
+      for (;;) {
+        madeBytes += MIB;
+        yield new Uint8Array(MIB);
+      }
+    } finally {
+      isOver = true;
+    }
+  }
+  const router = new Router<Handler>()
+    .add("GET", "/v1/endless", async () => ({ kind: "stream", headers: {}, stream: endless() }))
+    .add("GET", "/v1/large", async () => json({ text: "x".repeat(32 * MIB) }));
+  await using service = await quickService(router);
+  for (const path of ["/v1/endless", "/v1/large"]) {
+    const socket = await open(service.port);
+    socket.pause();
+    socket.write(`GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`);
+    const deadline = performance.now() + 20_000;
+    // The end of the connection does not show while nothing is read: the server's side of it does.
+    while (service.connectionCount > 0 || (path === "/v1/endless" && !isOver)) {
+      assert.ok(performance.now() < deadline, `${path} is given up in time`);
+      await sleep(10);
+    }
+    socket.destroy();
+  }
+  assert.ok(madeBytes < 64 * MIB, `${madeBytes} bytes`);
 });
 
 void test("heads and bodies that are too long, lengths that lie", async (t) => {

@@ -41,7 +41,7 @@ test("while work goes on, the latest progress is told again and again", async ()
 test("an error is the last line, with its code", async () => {
   const failing = linesOf(() => Promise.reject(new NeonError(ErrorCode.NotChecked, "no", { hint: "h" })));
   assert.deepEqual(await all(failing), [
-    { error: { code: "not_checked", message: "no", hint: "h", data: {} } },
+    { msg: "no", error: { code: "not_checked", message: "no", hint: "h", data: {} } },
   ]);
 });
 

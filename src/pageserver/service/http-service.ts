@@ -29,6 +29,8 @@ export interface HttpServiceOptions {
   readonly insecure: boolean;
   readonly connectionsMax?: number;
   readonly handshakeTimeoutMs?: number;
+  /** How long neither side may move an answer on. */
+  readonly answerSilenceMs?: number;
   /** Times in milliseconds that are other than usual. */
   readonly limits?: Readonly<
     Partial<Record<"headersTimeout" | "connectionsCheckingInterval" | "keepAliveTimeout", number>>
@@ -54,8 +56,8 @@ const HEADERS_CHECK_MS = 5000;
 const ERROR_TRAILER = "x-neon-error";
 /** Longest message in it, in characters. */
 const TRAILER_MESSAGE_MAX = 2000;
-/** How long neither side may move a stream on. */
-const STREAM_SILENCE_MS = 2 * 60_000;
+/** How long neither side may move an answer on. */
+const ANSWER_SILENCE_MS = 2 * 60_000;
 /** Codes of the errors that a client makes by going away. */
 const CLIENT_LEFT: ReadonlySet<string> = new Set(["ERR_STREAM_PREMATURE_CLOSE", "ECONNRESET", "EPIPE"]);
 /** Who uses a route that is open to all. */
@@ -68,10 +70,12 @@ export class HttpService implements AsyncDisposable {
   private readonly dependencies: HttpServiceDependencies;
   private readonly server: Server;
   private readonly front: Front;
+  private readonly answerSilenceMs: number;
   private readonly underWay = new Set<Promise<void>>();
 
   constructor(options: HttpServiceOptions, dependencies: HttpServiceDependencies) {
     this.dependencies = dependencies;
+    this.answerSilenceMs = options.answerSilenceMs ?? ANSWER_SILENCE_MS;
     // An import may take as long as it takes, so there is no limit for a request as a whole; bodies have their own.
     const limits = {
       requestTimeout: 0,
@@ -150,6 +154,8 @@ export class HttpService implements AsyncDisposable {
     const route = { pattern: OTHER_ROUTE };
     try {
       const answer = await this.answer(request, route);
+      // A client that takes nothing more must not hold what the answer is made of.
+      response.setTimeout(this.answerSilenceMs, () => response.destroy());
       if (this.state === "stopping") response.setHeader("connection", "close");
       await send(request, response, answer);
       log.debug(
@@ -233,7 +239,6 @@ async function send(request: IncomingMessage, response: ServerResponse, answer: 
     await sendBytes(request, response, 200, "application/octet-stream", answer.bytes);
     return;
   }
-  response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
   response.writeHead(200, { ...answer.headers, trailer: ERROR_TRAILER });
   await pipeline(endedWithError(answer.stream, response), response);
 }
@@ -272,7 +277,6 @@ async function sendBytes(
   contentType: string,
   bytes: Uint8Array,
 ): Promise<void> {
-  response.setTimeout(STREAM_SILENCE_MS, () => response.destroy());
   response.writeHead(status, {
     "content-type": contentType,
     "content-length": bytes.length,
