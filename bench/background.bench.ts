@@ -19,6 +19,7 @@ import { pgbench, readWal } from "./real-wal.ts";
 import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { watchLoop } from "./watch-loop.ts";
 
 const scale = Number(process.argv[2] ?? 20);
 const MIB = 2 ** 20;
@@ -76,23 +77,6 @@ async function makeWorkloads(server: TestPostgres, from: number): Promise<Worklo
     return Number(/actually processed: (\d+)/.exec(output)?.[1]);
   });
   return workloads;
-}
-
-/** Longest turn of the event loop in CPU time of this thread, until the result is called. */
-function watchLoop(): () => number {
-  let last = process.threadCpuUsage();
-  let longestMs = 0;
-  const tick = (): void => {
-    const { user, system } = process.threadCpuUsage(last);
-    longestMs = Math.max(longestMs, (user + system) / 1000);
-    last = process.threadCpuUsage();
-    timer = setImmediate(tick);
-  };
-  let timer = setImmediate(tick);
-  return () => {
-    clearImmediate(timer);
-    return longestMs;
-  };
 }
 
 async function importTimeline(lab: Lab, tar: Uint8Array): Promise<Timeline> {

@@ -25,6 +25,7 @@ import { TimelineStore } from "../src/storage/store.ts";
 import { Yielder } from "../src/storage/yielder.ts";
 import { CHECKPOINT_LSN, SEGMENT_SIZE, SYSTEM_ID, TINY_START, tinyTar } from "../test/faults/tiny-cluster.ts";
 import { WalBuilder } from "../test/support/wal-builder.ts";
+import { watchLoop } from "./watch-loop.ts";
 
 const MIB = 1024 * 1024;
 const megabytes = Number(process.argv[2] ?? 1024);
@@ -35,23 +36,6 @@ const files = new RealFiles();
 
 function report(name: string, value: string): void {
   console.log(`${name.padEnd(44)} ${value}`);
-}
-
-/** Longest turn of the event loop in CPU time of this thread, until the result is called. */
-function watchLoop(): () => number {
-  let last = process.threadCpuUsage();
-  let longestMs = 0;
-  const tick = (): void => {
-    const { user, system } = process.threadCpuUsage(last);
-    longestMs = Math.max(longestMs, (user + system) / 1000);
-    last = process.threadCpuUsage();
-    timer = setImmediate(tick);
-  };
-  let timer = setImmediate(tick);
-  return () => {
-    clearImmediate(timer);
-    return longestMs;
-  };
 }
 
 /** Small values of random keys: what is written is known without redo, so that only the store is measured. */

@@ -12,6 +12,7 @@ import { ALL_KEYS } from "../src/storage/key-range.ts";
 import { RealFiles } from "../src/storage/real-files.ts";
 import { TimelineStore } from "../src/storage/store.ts";
 import { StoreCache } from "../src/storage/store-cache.ts";
+import { watchLoop } from "./watch-loop.ts";
 
 const RECORDS = 700_000;
 const RECORD_SIZE = 70;
@@ -44,23 +45,6 @@ async function timed<T>(work: () => Promise<T>): Promise<{ ms: number; cpuMs: nu
   const result = await work();
   const { user, system } = process.cpuUsage(cpu);
   return { ms: performance.now() - start, cpuMs: (user + system) / 1000, result };
-}
-
-/** Watches how much CPU this thread uses in one turn of the event loop; the result stops it and tells the most. */
-function watchLoop(): () => number {
-  let last = process.threadCpuUsage();
-  let longestMs = 0;
-  const tick = () => {
-    const { user, system } = process.threadCpuUsage(last);
-    longestMs = Math.max(longestMs, (user + system) / 1000);
-    last = process.threadCpuUsage();
-    timer = setImmediate(tick);
-  };
-  let timer = setImmediate(tick);
-  return () => {
-    clearImmediate(timer);
-    return longestMs;
-  };
 }
 
 function putRecords(store: TimelineStore, lsnStart: number): Lsn {
