@@ -42,7 +42,8 @@ export class WalSender {
   private clientEnded = false;
   private clientFailure: unknown;
   private lastHeard = performance.now();
-  private asked = false;
+  /** When it was asked for a sign of life, and has given none since. */
+  private askedAt: number | undefined;
   private replyWanted = false;
   private wake: () => void = () => undefined;
 
@@ -102,16 +103,18 @@ export class WalSender {
 
   /** Asks a silent client for a sign of life, answers one that asks, and gives up one that is silent for too long. */
   private async keepAlive(): Promise<void> {
-    const silentMs = performance.now() - this.lastHeard;
-    if (silentMs > this.timeoutMs) {
+    const now = performance.now();
+    const { askedAt } = this;
+    // Never without having been asked: it may be we who were busy.
+    if (askedAt !== undefined && now - askedAt > this.timeoutMs / 2) {
       throw new NeonError(
         ErrorCode.Timeout,
         `the connection is closed: the client has said nothing for ${this.timeoutMs / 1000} s`,
       );
     }
-    const ask = silentMs > this.timeoutMs / 2 && !this.asked;
+    const ask = askedAt === undefined && now - this.lastHeard > this.timeoutMs / 2;
     if (!ask && !this.replyWanted) return;
-    this.asked ||= ask;
+    if (ask) this.askedAt = now;
     this.replyWanted = false;
     const { wal, channel, clock } = this.options;
     await channel.send(
@@ -126,7 +129,7 @@ export class WalSender {
         const payload = await this.options.channel.receive();
         if (payload === undefined) break;
         this.lastHeard = performance.now();
-        this.asked = false;
+        this.askedAt = undefined;
         const status = decodeStandbyMessage(payload);
         if (status === undefined) continue;
         this.options.onStatus(status);
