@@ -54,8 +54,11 @@ const SERVICES = [
   { setting: "listen_grpc", field: "listenGrpc", protocol: "gRPC", firstPort: 51_051 },
 ] as const;
 type Service = (typeof SERVICES)[number];
-/** How long a port of ours is waited for that a server before may not have given back yet. */
-const PORT_PATIENCE_MS = 2000;
+/**
+ * How long a port of ours is waited for that a server before may not have given back yet, or that some connection to
+ * elsewhere has been given meanwhile.
+ */
+const PORT_PATIENCE_MS = 10_000;
 /** A log that is longer than this when the server starts is set aside. */
 const LOG_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -174,12 +177,12 @@ export class PageserverProcess {
     const address = config.pageserver[field];
     const wanted = address === undefined ? undefined : parseListenAddress(address)?.port;
     if (wanted === undefined) {
-      const reserved = await reservePort({ first, owner });
+      const reserved = await reservePort({ first, owner, purpose: protocol });
       await this.repository.changeSetting(key, `127.0.0.1:${reserved.port}`);
       return reserved;
     }
     try {
-      return await reservePort({ first, wanted, owner, patienceMs: PORT_PATIENCE_MS });
+      return await reservePort({ first, wanted, owner, purpose: protocol, patienceMs: PORT_PATIENCE_MS });
     } catch (error) {
       if (!isPortInUse(error)) throw error;
       const { data } = await portInUse(wanted);

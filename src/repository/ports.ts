@@ -38,6 +38,8 @@ export interface PortRequest {
   readonly avoid?: ReadonlySet<number>;
   /** Path of the file whose existence keeps the port reserved while nobody listens. */
   readonly owner?: string | undefined;
+  /** What the port is for, where an owner has several. */
+  readonly purpose?: string | undefined;
 }
 
 export interface ReservedPort {
@@ -58,7 +60,7 @@ export async function reservePort(request: PortRequest): Promise<ReservedPort> {
     checkPort(wanted);
     const reserved = await waitForPort(wanted, request.patienceMs ?? 0);
     if (!reserved) throw await portInUse(wanted);
-    if (request.owner !== undefined) noteOwner(wanted, request.owner);
+    if (request.owner !== undefined) noteOwner(wanted, request.owner, request.purpose);
     return reserved;
   }
   const last = Math.min(request.first + ATTEMPTS_MAX, PORT_MAX + 1);
@@ -66,7 +68,7 @@ export async function reservePort(request: PortRequest): Promise<ReservedPort> {
     if (request.avoid?.has(port) || belongsToOther(port, request.owner)) continue;
     const reserved = await tryPort(port);
     if (!reserved) continue;
-    if (request.owner !== undefined) noteOwner(port, request.owner);
+    if (request.owner !== undefined) noteOwner(port, request.owner, request.purpose);
     return reserved;
   }
   throw new NeonError(ErrorCode.Resource, `no free port between ${request.first} and ${last - 1}`, {
@@ -102,24 +104,29 @@ export function isPortInUse(error: unknown): boolean {
   );
 }
 
-/** Notes that a port belongs to the owner, and no other port does. */
-export function noteOwner(port: number, owner: string): void {
+/** Notes that a port belongs to the owner, and no other port does for the same purpose. */
+export function noteOwner(port: number, owner: string, purpose = ""): void {
   const directory = join(sharedDirectory(), "owners");
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   for (const name of readdirSync(directory)) {
-    if (readOwner(name) === owner) rmSync(join(directory, name), { force: true });
+    const noted = readOwner(name);
+    if (noted?.owner === owner && noted.purpose === purpose) rmSync(join(directory, name), { force: true });
   }
-  writeFileSync(join(directory, String(port)), owner, { mode: 0o600 });
+  const text = purpose === "" ? owner : `${owner}\n${purpose}`;
+  writeFileSync(join(directory, String(port)), text, { mode: 0o600 });
 }
 
 function belongsToOther(port: number, owner: string | undefined): boolean {
   const noted = readOwner(String(port));
-  return noted !== undefined && noted !== owner && existsSync(noted);
+  return noted !== undefined && noted.owner !== owner && existsSync(noted.owner);
 }
 
-function readOwner(port: string): string | undefined {
+function readOwner(port: string): { owner: string; purpose: string } | undefined {
   try {
-    return readFileSync(join(sharedDirectory(), "owners", port), "utf8");
+    const [owner = "", purpose = ""] = readFileSync(join(sharedDirectory(), "owners", port), "utf8").split(
+      "\n",
+    );
+    return { owner, purpose };
   } catch {
     return undefined;
   }

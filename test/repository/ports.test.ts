@@ -114,3 +114,29 @@ test("a port that only an outgoing connection holds is waited for, one with a se
   await assert.rejects(inUse, { code: "resource" });
   assert.ok(performance.now() - started < 30_000, "it did not wait for a server to go away");
 });
+
+test("an owner keeps a port for each purpose, and one only", async (t) => {
+  const owner = join(temporaryDirectory(t), "owner");
+  writeFileSync(owner, "");
+  const base = await listenSomewhere(t, "127.0.0.1");
+  const reserve = async (purpose: string): Promise<number> => {
+    const { port, release } = await reservePort({ first: base, owner, purpose });
+    release();
+    return port;
+  };
+  const strange = async (): Promise<number> => {
+    const { port, release } = await reservePort({ first: base });
+    release();
+    return port;
+  };
+  const one = await reservePort({ first: base, owner, purpose: "one" });
+  const two = await reservePort({ first: base, owner, purpose: "two" });
+  one.release();
+  two.release();
+  assert.ok((await strange()) > two.port, "both are passed over");
+  // Another port for the second purpose gives the one before back.
+  const next = await reservePort({ first: two.port + 1, owner, purpose: "two" });
+  next.release();
+  assert.equal(await strange(), two.port);
+  assert.equal(await reserve("one"), one.port);
+});
