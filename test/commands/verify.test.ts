@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { Cli } from "../e2e/cli.ts";
 
-test("a branch is compared with its stopped compute", { timeout: 120_000 }, async () => {
+test("a branch is compared with its stopped compute", { timeout: 300_000 }, async () => {
   await using cli = new Cli();
   await cli.ok("init");
   const without = await cli.run("verify", "main");

@@ -15,7 +15,7 @@ async function notChecked(running: Promise<unknown>, pattern: RegExp): Promise<v
   });
 }
 
-describe("verifying computes", { timeout: 120_000 }, () => {
+describe("verifying computes", { timeout: 300_000 }, () => {
   let seed: Seed;
   before(async () => {
     seed = await Seed.create();

@@ -36,7 +36,7 @@ const ALL: readonly string[][] = [
   ["config", "set", "pg_bin", "/bin"],
 ];
 
-test("no repository here", { timeout: 60_000 }, async () => {
+test("no repository here", { timeout: 300_000 }, async () => {
   await using cli = new Cli();
   const missing = refusal(3, "not_found", /^no neon repository in .* or above it$/, /neon init/);
   await inParallel(ALL, (args) => refused(cli, args, missing));
@@ -51,7 +51,7 @@ test("no repository here", { timeout: 60_000 }, async () => {
   assert.deepEqual(readdirSync(cli.directory), []);
 });
 
-test("`.neon` is a file, or a directory of something else", { timeout: 60_000 }, async () => {
+test("`.neon` is a file, or a directory of something else", { timeout: 300_000 }, async () => {
   await using cli = new Cli();
   const file = join(cli.directory, "tool");
   mkdirSync(file);
@@ -71,7 +71,7 @@ test("`.neon` is a file, or a directory of something else", { timeout: 60_000 },
   }
 });
 
-test("unknown commands and wrong or missing arguments", { timeout: 60_000 }, async () => {
+test("unknown commands and wrong or missing arguments", { timeout: 300_000 }, async () => {
   await using cli = new Cli();
   const unknown: [string[], RegExp][] = [
     [["brnch"], /neon branch/],
@@ -107,7 +107,7 @@ test("unknown commands and wrong or missing arguments", { timeout: 60_000 }, asy
   assert.deepEqual(readdirSync(cli.directory), []);
 });
 
-test("Postgres binaries are missing or of another major version", { timeout: 60_000 }, async (t) => {
+test("Postgres binaries are missing or of another major version", { timeout: 300_000 }, async (t) => {
   await using cli = new Cli();
   const hint = /postgres and initdb/;
   const none = refusal(
@@ -136,7 +136,7 @@ test("Postgres binaries are missing or of another major version", { timeout: 60_
 });
 
 /** One repository for everything that is refused while all is well: compute main, branch dev with a child. */
-test("in a repository that is well", { timeout: 120_000 }, async (t) => {
+test("in a repository that is well", { timeout: 300_000 }, async (t) => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   await lab.execute(uri, "create table t as select 1 as v");

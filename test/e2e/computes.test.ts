@@ -18,7 +18,7 @@ import {
   until,
 } from "./support.ts";
 
-test("start, stop, restart, destroy, list, url, psql", { timeout: 120_000 }, async () => {
+test("start, stop, restart, destroy, list, url, psql", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init();
   const created = await lab.json("pg", "create", "main");
   const uri = String(created["uri"]);
@@ -74,7 +74,7 @@ test("start, stop, restart, destroy, list, url, psql", { timeout: 120_000 }, asy
 
 test(
   "settings survive; a directory that is unclean, gone or stale is rebuilt",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = await Lab.init("main");
     const uri = await lab.ok("pg", "url", "main");
@@ -144,7 +144,7 @@ test(
   },
 );
 
-test("a setting that Postgres refuses is explained, and can be corrected", { timeout: 60_000 }, async () => {
+test("a setting that Postgres refuses is explained, and can be corrected", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   await lab.execute(uri, "create table t as select 1 as v");
@@ -169,7 +169,7 @@ function bystander(path: string): ChildProcess {
   return child;
 }
 
-test("pid files of foreign processes never lead to a signal", { timeout: 60_000 }, async () => {
+test("pid files of foreign processes never lead to a signal", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   await lab.execute(uri, "create table t as select 1 as v");
@@ -220,7 +220,7 @@ test("pid files of foreign processes never lead to a signal", { timeout: 60_000 
   }
 });
 
-test("a Postgres that hangs can be got rid of", { timeout: 120_000 }, async () => {
+test("a Postgres that hangs can be got rid of", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   await lab.execute(uri, "create table t as select 1 as v");
@@ -232,7 +232,7 @@ test("a Postgres that hangs can be got rid of", { timeout: 120_000 }, async () =
   assert.deepEqual(await lab.column(uri, "select v from t"), [1]);
 });
 
-test("read-only computes show exactly their moment and reject writes", { timeout: 120_000 }, async () => {
+test("read-only computes show exactly their moment and reject writes", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   const client = await lab.connect(uri);
@@ -289,7 +289,7 @@ test("read-only computes show exactly their moment and reject writes", { timeout
   assert.deepEqual([...(await lab.branches()).keys()], ["main"]);
 });
 
-test("several computes on different branches under parallel load", { timeout: 120_000 }, async () => {
+test("several computes on different branches under parallel load", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   await lab.execute(
@@ -329,7 +329,7 @@ test("several computes on different branches under parallel load", { timeout: 12
   }
 });
 
-test("a repository that was moved while it did not run", { timeout: 60_000 }, async () => {
+test("a repository that was moved while it did not run", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   await lab.execute(await lab.ok("pg", "url", "main"), "create table t as select 1 as v");
   await lab.ok("stop");
@@ -345,7 +345,7 @@ test("a repository that was moved while it did not run", { timeout: 60_000 }, as
   assert.equal(stopped.code, 0, stopped.stderr);
 });
 
-test("the pageserver goes and comes back under a running compute", { timeout: 120_000 }, async () => {
+test("the pageserver goes and comes back under a running compute", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   await lab.ok("branch", "local");
   const remote = await lab.ok("pg", "url", "main");

@@ -9,7 +9,7 @@ import { appendUnknownRecord } from "./unknown-record.ts";
 
 test(
   "unlogged tables, sequences, prepared transactions, large objects, TOAST",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = await Lab.init();
     await lab.ok("pg", "create", "main", "--no-start");
@@ -93,7 +93,7 @@ test(
   },
 );
 
-test("extensions that Postgres brings along", { timeout: 60_000 }, async () => {
+test("extensions that Postgres brings along", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   const extensions = [
@@ -159,7 +159,7 @@ test("extensions that Postgres brings along", { timeout: 60_000 }, async () => {
 
 test(
   "what users set for a database or a role does not get in the pageserver's way",
-  { timeout: 60_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = await Lab.init("main");
     const uri = await lab.ok("pg", "url", "main");
@@ -202,7 +202,7 @@ test(
 
 test(
   "WAL that is not understood stops its branch only, and `neon status` says so",
-  { timeout: 90_000 },
+  { timeout: 300_000 },
   async (t) => {
     await using lab = await Lab.init("main", "dev");
     const uri = await lab.ok("pg", "url", "main");

@@ -33,7 +33,7 @@ function smallDisk(lab: Lab, directory: string, sizeMib: number): SmallDisk | un
   };
 }
 
-test("disk full: init and pg create", { timeout: 120_000 }, async (t) => {
+test("disk full: init and pg create", { timeout: 300_000 }, async (t) => {
   await using lab = new Lab();
   const disk = smallDisk(lab, lab.directory, 8);
   if (!disk) return t.skip("only root can mount a small file system");
@@ -55,7 +55,7 @@ test("disk full: init and pg create", { timeout: 120_000 }, async (t) => {
   return undefined;
 });
 
-test("disk full at the pageserver while WAL flows", { timeout: 120_000 }, async (t) => {
+test("disk full at the pageserver while WAL flows", { timeout: 300_000 }, async (t) => {
   await using lab = await Lab.init();
   await lab.ok("stop");
   const directory = join(lab.neonDirectory, "pageserver");

@@ -21,7 +21,7 @@ async function settingsOf(lab: Lab, uri: string): Promise<string> {
   return String(await lab.value(uri, sql));
 }
 
-test("parameters of the server change between restarts", { timeout: 240_000 }, async () => {
+test("parameters of the server change between restarts", { timeout: 300_000 }, async () => {
   await using lab = new Lab();
   await lab.ok("init", "--wal-segsize", "1");
   await lab.ok("pg", "create", "main", "--no-start");

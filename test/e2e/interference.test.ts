@@ -8,7 +8,7 @@ import { type Json, type Run, sleep } from "./cli.ts";
 import { refusal, refused } from "./refusals.ts";
 import { Lab, finish, freePort, neon, processesBelow, send, startNeon } from "./support.ts";
 
-test("the same command several times at once", { timeout: 120_000 }, async () => {
+test("the same command several times at once", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init();
   const together = (...commands: string[][]): Promise<Run[]> =>
     Promise.all(commands.map((args) => neon(lab, args)));
@@ -39,7 +39,7 @@ test("the same command several times at once", { timeout: 120_000 }, async () =>
   assert.deepEqual(await lab.column(uri, "select v from t"), [1]);
 });
 
-test("a command that is killed leaves what the next one can go on with", { timeout: 180_000 }, async (t) => {
+test("a command that is killed leaves what the next one can go on with", { timeout: 300_000 }, async (t) => {
   const random = SeededRandom.forTest(t);
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
@@ -85,7 +85,7 @@ test("a command that is killed leaves what the next one can go on with", { timeo
   assert.deepEqual(temporary, []);
 });
 
-test("damaged files are noticed, named, and do no harm to others", { timeout: 90_000 }, async () => {
+test("damaged files are noticed, named, and do no harm to others", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main", "dev");
   const dev = await lab.ok("pg", "url", "dev");
   await lab.execute(dev, "create table t as select 7 as v");
@@ -142,7 +142,7 @@ test("damaged files are noticed, named, and do no harm to others", { timeout: 90
 
 test(
   "directories with unusual names, through a link, too deep for sockets, closed to Postgres",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async (t) => {
     await using lab = new Lab();
     const odd = join(lab.directory, 'it\'s a "día" $HOME %d');

@@ -7,7 +7,7 @@ import { type Json, sleep } from "./cli.ts";
 import { snapshot } from "./refusals.ts";
 import { Lab, finish, neon, processesBelow, startNeon } from "./support.ts";
 
-test("an interrupted init can be run again", { timeout: 120_000 }, async (t) => {
+test("an interrupted init can be run again", { timeout: 300_000 }, async (t) => {
   const random = SeededRandom.forTest(t);
   await using lab = new Lab();
   const started = performance.now();
@@ -55,7 +55,7 @@ test("an interrupted init can be run again", { timeout: 120_000 }, async (t) => 
   assert.deepEqual(leftovers, []);
 });
 
-test("two inits at once: one wins, the other says so", { timeout: 60_000 }, async () => {
+test("two inits at once: one wins, the other says so", { timeout: 300_000 }, async () => {
   await using lab = new Lab();
   const runs = await Promise.all([neon(lab, ["init"]), neon(lab, ["init"]), neon(lab, ["init", "--json"])]);
   assert.equal(runs.filter((run) => run.code === 0).length, 1, JSON.stringify(runs));

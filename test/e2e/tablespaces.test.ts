@@ -5,7 +5,7 @@ import { Lab } from "./support.ts";
 
 const IN_PLACE = "set allow_in_place_tablespaces = on; create tablespace fast location ''";
 
-test("tablespaces are on branches and on read-only computes", { timeout: 90_000 }, async () => {
+test("tablespaces are on branches and on read-only computes", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   const client = await lab.connect(uri);

@@ -9,7 +9,7 @@ import { Lab, killAndWait, listenSomewhere, send } from "./support.ts";
 
 test(
   "a pageserver that does not run, does not answer, or wants another token",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async (t) => {
     await using lab = await Lab.init("main");
     const uri = await lab.ok("pg", "url", "main");

@@ -8,7 +8,7 @@ import { Cli } from "./cli.ts";
 const MAJORS = [14, 18].filter((major) => EMBEDDED_MAJORS.includes(major));
 
 for (const major of MAJORS) {
-  test(`a repository of major version ${major}`, { timeout: 120_000 }, async () => {
+  test(`a repository of major version ${major}`, { timeout: 300_000 }, async () => {
     await using cli = new Cli();
     const init = await cli.json("init", "--pg-version", String(major));
     assert.equal(init["pg_version"], major, JSON.stringify(init));

@@ -7,7 +7,7 @@ import { Lab, isAlive, isPending, killAndWait, processesBelow, send, until } fro
 
 test(
   "three generations: killed and destroyed without being stopped, and written to again",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = await Lab.init();
     const expected: number[] = [];
@@ -37,7 +37,7 @@ test(
   },
 );
 
-test("a backend that outlived its postmaster commits nothing any more", { timeout: 60_000 }, async () => {
+test("a backend that outlived its postmaster commits nothing any more", { timeout: 300_000 }, async () => {
   await using lab = await Lab.init("main");
   const uri = await lab.ok("pg", "url", "main");
   await lab.execute(uri, "create table t (v int)", "insert into t values (1)");
@@ -64,7 +64,7 @@ test("a backend that outlived its postmaster commits nothing any more", { timeou
 
 test(
   "a late writer of an earlier epoch: nothing of it is acknowledged or appears anywhere",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = await Lab.init("main");
     const old = await lab.ok("pg", "url", "main");

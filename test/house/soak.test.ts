@@ -46,7 +46,7 @@ function isPostgresRunning(soakPid: number): boolean {
 
 test(
   "a soak that is ended leaves nothing behind, and says how far it was",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     const child = spawn(process.execPath, [join(ROOT, "scripts", "soak.ts"), "--seed", "6"], {
       stdio: ["ignore", "pipe", "inherit"],

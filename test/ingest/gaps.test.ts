@@ -12,7 +12,7 @@ import { makeIngest } from "./support.ts";
 
 test(
   "a block far behind the end of its relation is refused, with the place",
-  { timeout: 60_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = new Lab();
     const ingest = await makeIngest(lab);

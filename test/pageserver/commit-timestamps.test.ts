@@ -125,7 +125,7 @@ async function runCommitTimestamps(t: TestContext, major: number): Promise<void>
   });
 }
 
-test("a directory with times of commits is imported", { timeout: 60_000 }, async () => {
+test("a directory with times of commits is imported", { timeout: 300_000 }, async () => {
   await using server = await TestPostgres.create({ settings: { track_commit_timestamp: "on" } });
   await server.query("create table t as select 1 as i");
   await server.query("insert into t values (2)");
@@ -149,7 +149,7 @@ test("a directory with times of commits is imported", { timeout: 60_000 }, async
 });
 
 for (const major of EMBEDDED_MAJORS.filter((m) => m === 14 || m === 17)) {
-  test(`times of commits, Postgres ${major}`, { timeout: 120_000 }, async (t) => {
+  test(`times of commits, Postgres ${major}`, { timeout: 300_000 }, async (t) => {
     await runCommitTimestamps(t, major);
   });
 }

@@ -20,7 +20,7 @@ async function refusal(directory: string): Promise<NeonError> {
   return assert.fail("it was imported");
 }
 
-test("what cannot be imported is refused by name", { timeout: 120_000 }, async () => {
+test("what cannot be imported is refused by name", { timeout: 300_000 }, async () => {
   await using server = await TestPostgres.create({ start: false });
   const { dataDir } = server;
   const control = join(dataDir, "global/pg_control");
@@ -78,7 +78,7 @@ async function importPrepared(t: TestContext, major: number): Promise<void> {
 }
 
 for (const major of EMBEDDED_MAJORS.filter((m) => m === 14 || m === 17)) {
-  test(`prepared transactions are imported, Postgres ${major}`, { timeout: 180_000 }, async (t) => {
+  test(`prepared transactions are imported, Postgres ${major}`, { timeout: 300_000 }, async (t) => {
     await importPrepared(t, major);
   });
 }

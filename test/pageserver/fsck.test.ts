@@ -76,7 +76,7 @@ async function withBytes<R>(
 
 test(
   "damage in every kind of file is found, while it is worked on and afterwards",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async (t) => {
     const random = SeededRandom.forTest(t);
     await using lab = new Lab({ checkpointDistanceBytes: 3 << 20 });

@@ -50,7 +50,7 @@ test("a branch is what stock recovery makes of the same WAL", { timeout: 300_000
 
 test(
   "three generations of computes, none of them stopped, write one chain",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     await using lab = new Lab();
     const main = await lab.init();
@@ -82,7 +82,7 @@ test(
   },
 );
 
-test("a writer of an earlier epoch is not followed any more", { timeout: 120_000 }, async () => {
+test("a writer of an earlier epoch is not followed any more", { timeout: 300_000 }, async () => {
   await using lab = new Lab();
   const main = await lab.init();
   const early = await lab.compute(main);

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Kind, kindRange } from "../../src/pageserver/ingest/keyspace.ts";
 import { Lab } from "./branch-harness.ts";
 
-test("pages that change all the time are put as images now and then", { timeout: 60_000 }, async () => {
+test("pages that change all the time are put as images now and then", { timeout: 300_000 }, async () => {
   await using lab = new Lab();
   const main = await lab.init();
   const compute = await lab.compute(main, { synchronous_commit: "local", wal_writer_delay: "10ms" });

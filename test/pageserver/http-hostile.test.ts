@@ -259,7 +259,7 @@ async function memoryOf(url: string): Promise<number> {
 
 void test(
   "1,000 idle clients, and bodies nobody wants, cost little memory; others are served",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     using directory = new TempDirectory();
     await using server = new Child("real-pageserver.ts", configure(directory));

@@ -33,7 +33,7 @@ async function goOn(server: TestPostgres): Promise<void> {
   await checkIndexQueries(server);
 }
 
-test("branches of a database with indexes of all kinds", { timeout: 120_000 }, async (t) => {
+test("branches of a database with indexes of all kinds", { timeout: 300_000 }, async (t) => {
   const random = SeededRandom.forTest(t);
   await using lab = new Lab({ checkpointDistanceBytes: 4 << 20 });
   const main = await lab.init();

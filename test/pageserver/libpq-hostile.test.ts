@@ -222,7 +222,7 @@ class Noise {
   }
 }
 
-test("noise, half-open connections and 1,000 idle clients", { timeout: 240_000 }, async (t) => {
+test("noise, half-open connections and 1,000 idle clients", { timeout: 300_000 }, async (t) => {
   await using site = await Site.start();
   const seeded = SeededRandom.forTest(t);
   const page = await readPage(site);
@@ -250,7 +250,7 @@ test("noise, half-open connections and 1,000 idle clients", { timeout: 240_000 }
   assert.doesNotMatch(site.child.log, /AssertionError|TypeError|RangeError|"level":60/);
 });
 
-test("replication is for those who may have the branch", { timeout: 120_000 }, async () => {
+test("replication is for those who may have the branch", { timeout: 300_000 }, async () => {
   await using site = await Site.start();
   const users = new UserClient({ baseUrl: site.url, token: TOKEN });
   await users.add({ name: "bob", password: "bob-password", tenants: [parseTenantId(OTHER)] }, random);

@@ -118,7 +118,7 @@ async function runOrigins(t: TestContext, major: number): Promise<void> {
 }
 
 for (const major of EMBEDDED_MAJORS.filter((m) => m === 14 || m === 17)) {
-  test(`replication origins, Postgres ${major}`, { timeout: 120_000 }, async (t) => {
+  test(`replication origins, Postgres ${major}`, { timeout: 300_000 }, async (t) => {
     await runOrigins(t, major);
   });
 }

@@ -156,7 +156,7 @@ async function runTablespaces(t: TestContext, major: number): Promise<void> {
 }
 
 for (const major of EMBEDDED_MAJORS.filter((m) => m === 14 || m === 17)) {
-  test(`tablespaces of Postgres ${major}`, { timeout: 120_000 }, async (t) => {
+  test(`tablespaces of Postgres ${major}`, { timeout: 300_000 }, async (t) => {
     await runTablespaces(t, major);
   });
 }

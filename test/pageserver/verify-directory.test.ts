@@ -29,7 +29,7 @@ async function notChecked(running: Promise<unknown>, pattern: RegExp): Promise<v
   });
 }
 
-test("a directory is compared page by page", { timeout: 120_000 }, async (t) => {
+test("a directory is compared page by page", { timeout: 300_000 }, async (t) => {
   const random = SeededRandom.forTest(t);
   await using lab = new Lab({ checkpointDistanceBytes: 4 << 20 });
   const main = await lab.init(["--data-checksums"]);

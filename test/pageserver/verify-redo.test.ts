@@ -56,7 +56,7 @@ async function checkReader(timeline: Timeline, random: SeededRandom): Promise<vo
 
 test(
   "all that pgbench and the workload write is redone as Postgres does it",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async (t) => {
     const random = SeededRandom.forTest(t);
     await using lab = new Lab({ checkpointDistanceBytes: 8 << 20, verifyRedo: true });

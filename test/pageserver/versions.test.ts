@@ -123,5 +123,5 @@ async function runMajor(t: TestContext, major: number): Promise<void> {
 }
 
 for (const major of MAJORS) {
-  test(`a server of major version ${major}`, { timeout: 120_000 }, (t) => runMajor(t, major));
+  test(`a server of major version ${major}`, { timeout: 300_000 }, (t) => runMajor(t, major));
 }

@@ -13,7 +13,7 @@ import { until } from "../e2e/support.ts";
 
 const random = { bytes: (count: number) => new Uint8Array(randomBytes(count)) };
 
-test("a compute that wants TLS and SCRAM is followed", { timeout: 120_000 }, async (t) => {
+test("a compute that wants TLS and SCRAM is followed", { timeout: 300_000 }, async (t) => {
   await using lab = new Lab();
   const main = await lab.init([], 17, async (server) => {
     await server.start();
