@@ -4,7 +4,6 @@
  * Source: github.com/grpc/grpc, "gRPC over HTTP2".
  */
 import { type IncomingHttpHeaders, type ServerHttp2Stream, constants } from "node:http2";
-import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import { type OutgoingMessage, wholeMessage } from "../../../base/page-api/page-responses.ts";
 import { ACCEPTED_ENCODINGS, type Encoding, answerEncoding, compress, decompress } from "./compression.ts";
 import { GrpcCode, GrpcError, type GrpcStatus, OK } from "./grpc-status.ts";
@@ -239,7 +238,7 @@ export class GrpcCall {
 
   private async drained(): Promise<void> {
     const timer = setTimeout(() => {
-      this.abort(new NeonError(ErrorCode.Timeout, "the client takes nothing of what is sent"));
+      this.abort(new GrpcError(GrpcCode.Unavailable, "the client takes nothing of what is sent"));
       this.stream.close(constants.NGHTTP2_CANCEL);
     }, this.limits.stallMs);
     try {

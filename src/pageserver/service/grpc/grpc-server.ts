@@ -27,6 +27,8 @@ export interface GrpcMethod {
   readonly handle: CallHandler;
   /** How long it may be without a message of the client that is waited for. */
   readonly idleMs: number;
+  /** Goes on until somebody ends it, so nobody waits for its end. */
+  readonly isEndless?: boolean;
 }
 
 export interface GrpcServerLimits extends CallLimits {
@@ -136,7 +138,9 @@ export class GrpcServer implements AsyncDisposable {
     this.isStopping = true;
     clearInterval(this.sweeper);
     for (const { session } of this.sessions.values()) if (!session.destroyed) session.close();
-    for (const call of this.calls.keys()) if (call.idleSince !== undefined) call.abort(stopping());
+    for (const [call, { method }] of this.calls) {
+      if (call.idleSince !== undefined || method.isEndless) call.abort(stopping());
+    }
     await this.allDone(graceMs);
     for (const call of this.calls.keys()) call.abort(stopping());
     for (const { session } of this.sessions.values()) session.destroy();

@@ -25,7 +25,11 @@ export function grpcMethods(context: PageContext, health: Health): ReadonlyMap<s
   const backups = new BaseBackups(context);
   add(`/${PAGE_SERVICE}/GetBaseBackup`, (call, peer) => backups.serve(call, peer));
   add(`/${HEALTH_SERVICE}/Check`, (call) => health.check(call));
-  add(`/${HEALTH_SERVICE}/Watch`, (call) => health.watch(call));
+  methods.set(`/${HEALTH_SERVICE}/Watch`, {
+    handle: (call) => health.watch(call),
+    idleMs: MESSAGE_WAIT_MS,
+    isEndless: true,
+  });
   const reflection = new Reflection();
   for (const path of REFLECTION_PATHS) add(path, (call) => reflection.serve(call));
   return methods;
