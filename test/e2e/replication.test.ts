@@ -317,9 +317,16 @@ if (HAS_15) {
     await lab.execute(uri, "alter system set wal_keep_size = '1GB'", "select pg_reload_conf()");
     const info = await conninfo(here, "main");
     await stock("pg_receivewal", "-d", info, "--create-slot", "--slot", "archive");
+    await lab.execute(uri, "create table t (i int primary key, x text)");
+
+    await t.test("where there is no checkpoint yet, the compute makes one", async () => {
+      const first = join(lab.directory, "first");
+      await stock("pg_basebackup", "-d", info, "-D", first, "-X", "fetch");
+      await stock("pg_verifybackup", first);
+    });
+
     await lab.execute(
       uri,
-      "create table t (i int primary key, x text)",
       "insert into t select i, repeat('x', 300) from generate_series(1, 10000) i",
       "checkpoint",
       "select pg_switch_wal()",

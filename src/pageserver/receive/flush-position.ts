@@ -21,17 +21,32 @@ import {
   singleRow,
 } from "./compute-source.ts";
 
-/** Time for the whole dialogue. */
+/** Time for the whole dialogue, without and with a checkpoint. */
 const TIMEOUT_MS = 10_000;
+const CHECKPOINT_TIMEOUT_MS = 5 * 60_000;
+
+export interface FlushOptions {
+  /** Has the compute make a checkpoint first. */
+  readonly checkpoint?: boolean;
+}
 
 /** The end of a record that is flushed on the compute and lies after every commit that returned before the call. */
-export async function queryFlushPosition(source: ComputeSource, epoch: WriterEpoch): Promise<Lsn> {
+export async function queryFlushPosition(
+  source: ComputeSource,
+  epoch: WriterEpoch,
+  { checkpoint = false }: FlushOptions = {},
+): Promise<Lsn> {
   const abort = new AbortController();
+  const timeoutMs = checkpoint ? CHECKPOINT_TIMEOUT_MS : TIMEOUT_MS;
   const timer = setTimeout(() => {
-    abort.abort(new NeonError(ErrorCode.Timeout, `the compute did not answer in ${TIMEOUT_MS} ms`));
-  }, TIMEOUT_MS);
+    abort.abort(new NeonError(ErrorCode.Timeout, `the compute did not answer in ${timeoutMs} ms`));
+  }, timeoutMs);
   try {
     await using connection = await connectToCompute(source, "database", abort.signal);
+    const position = await askFlushPosition(connection, epoch);
+    if (!checkpoint) return position;
+    // Only now is it known that this is the compute that was meant.
+    await connection.query("CHECKPOINT");
     return await askFlushPosition(connection, epoch);
   } finally {
     clearTimeout(timer);

@@ -15,7 +15,7 @@ import {
   ensureSlot,
   verifyIdentity,
 } from "./compute-source.ts";
-import { queryFlushPosition } from "./flush-position.ts";
+import { type FlushOptions, queryFlushPosition } from "./flush-position.ts";
 import { SinkError, WalSession } from "./wal-session.ts";
 
 /** Pause before the next attempt to connect; after a while of this it doubles up to the maximum. */
@@ -109,8 +109,8 @@ export class Receiver implements AsyncDisposable {
    * An LSN such that every commit that has returned lies at or below it, the end of a complete and flushed record.
    * Uses a connection of its own. Throws `unreachable`, `timeout`, or `conflict` if another compute answers.
    */
-  flushPosition(): Promise<Lsn> {
-    return queryFlushPosition(this.options.source, this.options.epoch);
+  flushPosition(options?: FlushOptions): Promise<Lsn> {
+    return queryFlushPosition(this.options.source, this.options.epoch, options);
   }
 
   private enter(kind: ReceiverState["kind"], error?: string): void {

@@ -44,7 +44,7 @@ export function noCheckpoint(lsn: Lsn): NeonError {
     ErrorCode.NotFound,
     `there is no checkpoint at or before ${formatLsn(lsn)} from which a standby could follow the branch`,
     {
-      hint: "Run CHECKPOINT on the compute that writes to the branch, then ask again.",
+      hint: "Run CHECKPOINT on the compute that writes to the branch, or start one there (`neon pg start`), then ask again.",
       data: { lsn: formatLsn(lsn) },
     },
   );

@@ -109,8 +109,8 @@ export interface ServedTimeline {
   closeWriter(epoch: WriterEpoch, reason: string): Promise<void>;
   /** Until everything up to `lsn` is ingested and durable. Throws `timeout` with the LSN that was reached. */
   waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void>;
-  /** Until every commit that has returned on the open writer is ingested and durable. */
-  syncWithWriter(timeoutMs: number): Promise<void>;
+  /** Until every commit that has returned on the open writer, and a checkpoint if one is asked for, is ingested and durable. */
+  syncWithWriter(timeoutMs: number, options?: { readonly checkpoint?: boolean }): Promise<void>;
   /** End of the last commit at or before the time. */
   resolveTimestamp(unixMs: number): Promise<Lsn>;
   /** Time of the last commit at or before an LSN, in milliseconds since 1970; null if there was none. */

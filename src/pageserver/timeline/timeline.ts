@@ -197,7 +197,7 @@ export class Timeline implements ServedTimeline {
     await this.intake.waitForDurable(wanted, timeoutMs);
   }
 
-  async syncWithWriter(timeoutMs: number): Promise<void> {
+  async syncWithWriter(timeoutMs: number, options?: { checkpoint?: boolean }): Promise<void> {
     const { receiver, intake } = this;
     if (intake === undefined) return;
     if (receiver === undefined || receiver.state.kind === "stopped") {
@@ -206,7 +206,7 @@ export class Timeline implements ServedTimeline {
     }
     let position: Lsn;
     try {
-      position = await receiver.flushPosition();
+      position = await receiver.flushPosition(options);
     } catch (error) {
       if (!(error instanceof NeonError && error.code === ErrorCode.Unreachable)) throw error;
       // A compute that does not run has no commits that we lack, or cannot give them to us now.

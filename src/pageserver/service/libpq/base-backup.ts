@@ -21,6 +21,8 @@ import type { ReplicationWords } from "./replication-grammar.ts";
 /** Options that are followed by a value where there are no brackets. */
 const VALUED: ReadonlySet<string> = new Set(["MAX_RATE", "LABEL", "MANIFEST", "MANIFEST_CHECKSUMS"]);
 const LABEL_LENGTH_MAX = 1024;
+/** How long the WAL of a checkpoint may take to arrive. */
+const CHECKPOINT_TIMEOUT_MS = 5 * 60_000;
 /** From here on archives are sent in one copy with messages of their own. */
 const ONE_COPY_MAJOR = 15;
 const RECORD_POSITION: readonly Column[] = [
@@ -41,18 +43,44 @@ export function runBaseBackup(
   const options = words.options(VALUED);
   checkOptions(options);
   return async (session) => {
-    const { tenant, timeline } = branch;
-    using backup = await standbyBackup(tenant, timeline, timeline.durableWalLsn);
-    if (backup.start === undefined) throw noCheckpoint(backup.lsn);
+    const { timeline } = branch;
+    using backup = await backupFromCheckpoint(branch);
     const timelineNumber = (await timeline.wal?.timelineNumber()) ?? 1;
     const position = (lsn: Lsn) => [formatLsn(lsn), String(timelineNumber)];
-    const { redoLsn } = backup.start;
+    const redoLsn = backup.start?.redoLsn ?? backup.lsn;
     await session.resultSet(RECORD_POSITION, [position(redoLsn)]);
     await session.resultSet(TABLESPACES, [[null, null, null]]);
     await new BackupRun(session, branch, { options, clock, timelineNumber }).send(backup);
     await session.resultSet(RECORD_POSITION, [position(backup.lsn)]);
     return "BASE_BACKUP";
   };
+}
+
+/** A backup that begins at a checkpoint; as a primary does, the compute that writes makes one where there is none yet. */
+async function backupFromCheckpoint({ tenant, timeline }: FollowedBranch): Promise<StandbyBackup> {
+  const existing = await backupOrReason(tenant, timeline);
+  if (!(existing instanceof NeonError)) return existing;
+  if (!timeline.writer) throw existing;
+  await timeline.syncWithWriter(CHECKPOINT_TIMEOUT_MS, { checkpoint: true });
+  const made = await backupOrReason(tenant, timeline);
+  if (made instanceof NeonError) throw made;
+  return made;
+}
+
+/** The backup, or that there is no checkpoint for it. */
+async function backupOrReason(
+  tenant: FollowedBranch["tenant"],
+  timeline: FollowedBranch["timeline"],
+): Promise<StandbyBackup | NeonError> {
+  try {
+    const backup = await standbyBackup(tenant, timeline, timeline.durableWalLsn);
+    if (backup.start !== undefined) return backup;
+    backup[Symbol.dispose]();
+    return noCheckpoint(backup.lsn);
+  } catch (error) {
+    if (error instanceof NeonError && error.code === ErrorCode.NotFound) return error;
+    throw error;
+  }
 }
 
 function checkOptions(options: ReadonlyMap<string, string>): void {
