@@ -9,6 +9,9 @@ import { formatBytes, formatTable, paint } from "./shared/output.ts";
 import { PageserverCommand } from "./shared/pageserver-command.ts";
 import { type UpstreamReport, standingText, upstreamReports } from "./shared/upstream.ts";
 
+/** Where the address of a pageserver that runs stands in its line. */
+const SERVER_INDENT = "pageserver  running  ".length;
+
 export default class Status extends PageserverCommand {
   static override summary = "What is running, how far it is, and what is wrong.";
   static override description =
@@ -25,7 +28,11 @@ export default class Status extends PageserverCommand {
     const branches = server.state === "running" ? await client.listBranches() : [];
     const computes = repository ? await computesAround(repository, client, branches) : [];
 
+    const { listenLibpq, listenGrpc } = repository?.config.pageserver ?? {};
     this.print(serverLine(server));
+    const doors = [listenLibpq && `libpq ${listenLibpq}`, listenGrpc && `gRPC ${listenGrpc}`];
+    const others = doors.filter((door) => door !== undefined).join(", ");
+    if (server.state === "running" && others !== "") this.print(" ".repeat(SERVER_INDENT) + others);
     const warning = serverWarning(server, computes);
     if (warning) this.say(`${paint("yellow", "warning:", process.stderr)} ${warning}`);
     if (computes.length > 0) this.print(`\n${computeLines(computes)}`);
@@ -42,6 +49,8 @@ export default class Status extends PageserverCommand {
         uri: server.uri,
         version: server.version,
         started_at: server.startedAt,
+        listen_libpq: listenLibpq ?? null,
+        listen_grpc: listenGrpc ?? null,
       },
       computes: computes.map(computeJson),
       branches: branches.map((branch) => branchJson(branch, upstreams.get(branch.name))),
