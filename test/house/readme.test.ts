@@ -66,7 +66,10 @@ async function playQuickstart(t: TestContext, options: PlayOptions = {}): Promis
   child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
   child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
   const interrupting = setInterval(() => {
-    if (options.interruptAfter !== undefined && stdout.includes(options.interruptAfter)) child.kill("SIGINT");
+    if (options.interruptAfter === undefined || !stdout.includes(options.interruptAfter)) return;
+    // Once: a signal to a program that is just ending, and listens no more, would decide how it ends.
+    clearInterval(interrupting);
+    child.kill("SIGINT");
   }, 100);
   const [code] = (await once(child, "close")) as [number | null];
   clearInterval(interrupting);
