@@ -52,6 +52,8 @@ class Workshop {
       HOME: make("home"),
       PATH: [programs, process.env["PATH"] ?? ""].join(delimiter),
       TMPDIR: temporary,
+      // Ports are the machine's: what other repositories have is not to be taken.
+      NEON_PORTS_DIR: process.env["NEON_PORTS_DIR"] || tmpdir(),
       NODE_COMPILE_CACHE: join(temporary, "compile-cache"),
       PSQLRC: "/dev/null",
     };

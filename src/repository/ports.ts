@@ -178,10 +178,10 @@ function somebodyListens(port: number): Promise<boolean> {
   });
 }
 
-/** Shared by all repositories of a user. */
+/** Shared by all repositories of a user, also by those whose temporary files are somewhere else. */
 function sharedDirectory(): string {
   const user = process.getuid?.() ?? 0;
-  const directory = join(tmpdir(), `neon-ports-${user}`);
+  const directory = join(process.env["NEON_PORTS_DIR"] || tmpdir(), `neon-ports-${user}`);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const stats = lstatSync(directory);
   if (!stats.isDirectory() || stats.uid !== user) {

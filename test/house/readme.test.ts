@@ -57,7 +57,12 @@ async function playQuickstart(t: TestContext, options: PlayOptions = {}): Promis
   writeFileSync(readme, options.readme ?? read("README.md"));
   const child = spawn(process.execPath, [QUICKSTART, readme], {
     cwd: ROOT,
-    env: { ...process.env, TMPDIR: temporary, ...(options.path === undefined ? {} : { PATH: options.path }) },
+    env: {
+      ...process.env,
+      TMPDIR: temporary,
+      NEON_PORTS_DIR: tmpdir(),
+      ...(options.path === undefined ? {} : { PATH: options.path }),
+    },
     stdio: ["ignore", "pipe", "pipe"],
     ...(options.uid === undefined ? {} : { uid: options.uid, gid: options.uid }),
   });

@@ -324,7 +324,9 @@ void test("bad writer requests", async (t) => {
     ["no user", { name: "a", source: { host: "x", port: 1 } }, /source\.user/],
     ["a NUL in the user", { name: "a", source: { ...source, user: "a\0b" } }, /NUL/],
     ["a long user", { name: "a", source: { ...source, user: "u".repeat(64) } }, /at most 63/],
-    ["a password", { name: "a", source: { ...source, password: "x" } }, /source\.password.*not known/],
+    ["a long password", { name: "a", source: { ...source, password: "x".repeat(1001) } }, /at most 1000/],
+    ["an sslmode", { name: "a", source: { ...source, sslmode: "maybe" } }, /source\.sslmode.*is one of/],
+    ["a misspelt field", { name: "a", source: { ...source, passwort: "x" } }, /source\.passwort.*not known/],
     ["takeover as text", { name: "a", source, takeover: "yes" }, /"takeover" must be true or false/],
   ];
   for (const [what, body, message] of cases) {

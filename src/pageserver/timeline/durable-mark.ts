@@ -30,11 +30,10 @@ export class DurableMark {
   async read(): Promise<Lsn | undefined> {
     const bytes = await this.files.readWhole(this.path);
     if (bytes === undefined) return undefined;
-    const [magic, version, lsnText, checksum] = new TextDecoder().decode(bytes).trim().split(" ");
-    const lsn = parseLsn(lsnText ?? "");
-    if (lsn === undefined || `${magic} ${version}` !== MAGIC || checksum !== checksumOf(lsn))
-      return undefined;
-    return lsn;
+    const text = new TextDecoder().decode(bytes);
+    const lsn = parseLsn(text.split(" ")[2] ?? "");
+    // To the letter: an LSN in lower case means the same, but nobody has written it so.
+    return lsn !== undefined && text === textOf(lsn) ? lsn : undefined;
   }
 
   /** Notes it again, even if it is noted already. */
@@ -54,7 +53,7 @@ export class DurableMark {
     const temporary = `${this.path}.tmp`;
     const file = await this.files.open(temporary, "w");
     try {
-      await file.write(new TextEncoder().encode(`${MAGIC} ${formatLsn(lsn)} ${checksumOf(lsn)}\n`), 0);
+      await file.write(new TextEncoder().encode(textOf(lsn)), 0);
       // Its name need not be durable, but what has the name must be whole, or a loss of power would pass for damage.
       await file.sync();
     } finally {
@@ -65,8 +64,8 @@ export class DurableMark {
   }
 }
 
-function checksumOf(lsn: Lsn): string {
-  return crc32c(new TextEncoder().encode(`${MAGIC} ${formatLsn(lsn)}`))
-    .toString(16)
-    .padStart(8, "0");
+function textOf(lsn: Lsn): string {
+  const content = `${MAGIC} ${formatLsn(lsn)}`;
+  const checksum = crc32c(new TextEncoder().encode(content));
+  return `${content} ${checksum.toString(16).padStart(8, "0")}\n`;
 }
