@@ -35,10 +35,11 @@ export function parsePageserverUri(text: string): PageserverUri {
   if (text.length > URI_LENGTH_MAX) fail(`it is longer than ${URI_LENGTH_MAX} characters`);
   const scheme = /^(https?):\/\//i.exec(text)?.[1]?.toLowerCase();
   if (scheme === undefined) {
-    const what = /^postgres(ql)?:/.test(text)
-      ? "that is its address for libpq; its HTTP address is wanted, which"
-      : "it";
-    return fail(`${what} begins with http:// or https://`);
+    return fail(
+      /^postgres(ql)?:/.test(text)
+        ? "that is its address for libpq; its HTTP address is wanted, http://… or https://…"
+        : "it does not begin with http:// or https://",
+    );
   }
   // The class URL drops the default ports of the web, which are not ours.
   const authority = /^[^/]*\/\/([^/?#]*)/.exec(text)?.[1] ?? "";

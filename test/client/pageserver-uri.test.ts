@@ -32,7 +32,7 @@ void test("parts and defaults", () => {
 
 void test("what is wrong is said, the password is not", () => {
   const bad: readonly [text: string, message: RegExp][] = [
-    ["localhost:9898", /begins with http/],
+    ["localhost:9898", /does not begin with http/],
     ["postgresql://a:geheim@h", /address for libpq/],
     ["https://a:geheim@h/path", /nothing but \?/],
     ["https://a:geheim@h#x", /a # is not expected/],
