@@ -2,8 +2,16 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, copyFileSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import {
+  appendFileSync,
+  copyFileSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import type { Json } from "./cli.ts";
 import {
@@ -334,11 +342,18 @@ test("a repository that was moved while it did not run", { timeout: 300_000 }, a
   await lab.execute(await lab.ok("pg", "url", "main"), "create table t as select 1 as v");
   await lab.ok("stop");
   const elsewhere = join(lab.directory, "elsewhere");
-  const { mkdirSync } = await import("node:fs");
   mkdirSync(elsewhere);
   renameSync(lab.neonDirectory, join(elsewhere, ".neon"));
+  // Ports belong to these files; without them, whatever else needs a port meanwhile may take one.
+  for (const owner of ["pageserver/owner", "computes/main/compute.json", "config.toml"]) {
+    const path = join(lab.neonDirectory, owner);
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, "");
+  }
   const there = { cwd: elsewhere };
-  assert.equal((await neon(lab, ["start", "--all"], there)).code, 0);
+  const started = await neon(lab, ["start", "--all"], there);
+  rmSync(lab.neonDirectory, { recursive: true });
+  assert.equal(started.code, 0, started.stderr);
   const url = (await neon(lab, ["pg", "url", "main"], there)).stdout.trim();
   assert.deepEqual(await lab.column(url, "select v from t"), [1]);
   const stopped = await neon(lab, ["stop"], there);
