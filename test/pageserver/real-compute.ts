@@ -19,8 +19,8 @@ const SETTINGS = {
 };
 const HBA = "local all all trust\nlocal replication all trust\n";
 
-export function clientOf(url: string): PageserverClient {
-  return new PageserverClient({ baseUrl: url, token: TOKEN, tenantId: parseTenantId(TENANT) });
+export function clientOf(url: string, tenant = TENANT): PageserverClient {
+  return new PageserverClient({ baseUrl: url, token: TOKEN, tenantId: parseTenantId(tenant) });
 }
 
 export async function importMain(client: PageserverClient): Promise<TimelineId> {

@@ -74,13 +74,13 @@ async function compact(request: ApiRequest, tenant: Tenant<ServedTimeline>): Pro
   const body = await request.body();
   const only = body.has("timeline_id") ? body.timelineId("timeline_id") : undefined;
   body.end();
+  if (only !== undefined) tenant.timeline(only);
   const ids = only === undefined ? [...tenant.timelineEntries().keys()] : [only];
   return jsonLines(async ({ signal, progress }) => {
     const timelines: object[] = [];
     for (const id of ids) {
       signal.throwIfAborted();
       const entry = tenant.timelineEntries().get(id);
-      if (only !== undefined) tenant.timeline(id);
       if (entry?.kind !== "open" || entry.timeline.maintenance === undefined) continue;
       const result = await entry.timeline.maintenance.compact({ thorough: true });
       timelines.push({ timeline_id: id, branches: tenant.namesOf(id), ...renderCompaction(result) });

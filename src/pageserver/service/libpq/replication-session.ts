@@ -2,7 +2,7 @@
  * A connection that speaks the replication protocol: it follows one branch, as if that were a Postgres server of its own.
  * Stock standbys, pg_receivewal and pg_basebackup are its clients.
  */
-import { ErrorCode, NeonError } from "../../../base/errors.ts";
+import { ErrorCode, NeonError, unreachable } from "../../../base/errors.ts";
 import { type Lsn, formatLsn, lsnAdd, lsnMax, lsnMin } from "../../../base/lsn.ts";
 import type { Clock } from "../../../base/seams.ts";
 import type { Column } from "../../../pgwire/encode-backend.ts";
@@ -24,6 +24,19 @@ import { ReplicationWords } from "./replication-grammar.ts";
 const SLOT_STEP_BYTES = 1 << 20;
 /** How often that happens at most. */
 const SLOT_STEP_MS = 10_000;
+
+/** First words of the commands. */
+export const REPLICATION_COMMANDS = [
+  "IDENTIFY_SYSTEM",
+  "SHOW",
+  "TIMELINE_HISTORY",
+  "READ_REPLICATION_SLOT",
+  "CREATE_REPLICATION_SLOT",
+  "DROP_REPLICATION_SLOT",
+  "START_REPLICATION",
+  "BASE_BACKUP",
+  "SELECT",
+] as const;
 
 const text = (name: string): Column => ({ name, type: "text" });
 const int8 = (name: string): Column => ({ name, type: "int8" });
@@ -70,16 +83,33 @@ export class ReplicationSession implements OwnStatements<Identity>, Disposable {
     return { columns: undefined, run };
   }
 
+  /** Undefined for what is no replication command. */
   private command(words: ReplicationWords): Run | undefined {
-    if (words.take("IDENTIFY_SYSTEM")) return (session) => this.identify(session);
-    if (words.take("SHOW")) return this.show(words.name("the name of a setting"));
-    if (words.take("TIMELINE_HISTORY")) return this.timelineHistory(words.number("the timeline"));
-    if (words.take("READ_REPLICATION_SLOT")) return this.readSlot(words.name("the slot"));
-    if (words.take("CREATE_REPLICATION_SLOT")) return this.createSlot(words);
-    if (words.take("DROP_REPLICATION_SLOT")) return this.dropSlot(words);
-    if (words.take("START_REPLICATION")) return this.startReplication(words);
-    if (words.take("BASE_BACKUP")) return runBaseBackup(words, this.branch, this.context.clock);
-    return words.take("SELECT") ? searchPath(words) : undefined;
+    const word = REPLICATION_COMMANDS.find((known) => words.take(known));
+    switch (word) {
+      case "IDENTIFY_SYSTEM":
+        return (session) => this.identify(session);
+      case "SHOW":
+        return this.show(words.name("the name of a setting"));
+      case "TIMELINE_HISTORY":
+        return this.timelineHistory(words.number("the timeline"));
+      case "READ_REPLICATION_SLOT":
+        return this.readSlot(words.name("the slot"));
+      case "CREATE_REPLICATION_SLOT":
+        return this.createSlot(words);
+      case "DROP_REPLICATION_SLOT":
+        return this.dropSlot(words);
+      case "START_REPLICATION":
+        return this.startReplication(words);
+      case "BASE_BACKUP":
+        return runBaseBackup(words, this.branch, this.context.clock);
+      case "SELECT":
+        return searchPath(words);
+      case undefined:
+        return undefined;
+      default:
+        return unreachable(word);
+    }
   }
 
   private async identify(session: CommandSession): Promise<string> {
