@@ -13,14 +13,8 @@ import { fileError, writeFileAtomically } from "../repository/atomic-file.ts";
 import { parseListenAddress } from "../repository/config-keys.ts";
 import { pageserverUrl } from "../repository/config.ts";
 import { withLock } from "../repository/lock.ts";
-import {
-  type ReservedPort,
-  isPortInUse,
-  noteOwner,
-  portInUse,
-  portIsFree,
-  reservePort,
-} from "../repository/ports.ts";
+import { noteOwner } from "../repository/port-notes.ts";
+import { type ReservedPort, isPortInUse, portInUse, portIsFree, reservePort } from "../repository/ports.ts";
 import { bootId, processStartTime } from "../repository/process.ts";
 import type { Repository } from "../repository/repository.ts";
 import { setTomlValue } from "../repository/toml-edit.ts";

@@ -81,16 +81,30 @@ export function tryLock(path: string): Lock | { readonly heldBy: number } {
   return { heldBy: holder };
 }
 
+/** Whether somebody alive has the lock. For the locks of others: changes nothing. */
+export function isLocked(path: string): boolean {
+  try {
+    return readdirSync(path).some((name) => livingClaimant(name) !== undefined);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return false;
+    throw error;
+  }
+}
+
 function otherHolder(path: string, own: string): number | undefined {
-  const boot = bootStamp();
   for (const name of readdirSync(path)) {
     if (name === own) continue;
-    const [pidText, startTime, claimBoot] = name.split("-");
-    const pid = Number(pidText);
-    if (claimBoot === boot && processStartTime(pid) === startTime) return pid;
+    const pid = livingClaimant(name);
+    if (pid !== undefined) return pid;
     removeClaim(join(path, name));
   }
   return undefined;
+}
+
+function livingClaimant(claim: string): number | undefined {
+  const [pidText, startTime, boot] = claim.split("-");
+  const pid = Number(pidText);
+  return boot === bootStamp() && processStartTime(pid) === startTime ? pid : undefined;
 }
 
 function claimName(): string {

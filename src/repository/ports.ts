@@ -1,28 +1,12 @@
 /**
- * Free TCP ports without races between our own processes: whoever wants a port first takes a lock on its number (a
- * directory that all repositories of a user share), then tests that it can be bound, and keeps the lock until its
- * server listens.
- *
- * A server that is stopped wants its port back later. So its owner, a file that exists as long as the server is of any
- * use, is noted beside the locks, and a search for a free port passes over what belongs to others. The notes are a
- * courtesy: they may get lost, and then a port that is taken is reported when the server starts.
+ * Free TCP ports without races between our own processes: whoever wants a port first takes a lock on its number, then
+ * tests that it can be bound, and keeps the lock until its server listens. Ports of servers that are stopped are passed
+ * over: port-notes.ts.
  */
-import {
-  chmodSync,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErrorCode, NeonError, systemCode } from "../base/errors.ts";
-import { tryLock } from "./lock.ts";
+import { belongsToOther, lockPort, noteOwner } from "./port-notes.ts";
 
 export interface PortRequest {
   /** Where the search for a free port begins. */
@@ -104,34 +88,6 @@ export function isPortInUse(error: unknown): boolean {
   );
 }
 
-/** Notes that a port belongs to the owner, and no other port does for the same purpose. */
-export function noteOwner(port: number, owner: string, purpose = ""): void {
-  const directory = join(sharedDirectory(), "owners");
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
-  for (const name of readdirSync(directory)) {
-    const noted = readOwner(name);
-    if (noted?.owner === owner && noted.purpose === purpose) rmSync(join(directory, name), { force: true });
-  }
-  const text = purpose === "" ? owner : `${owner}\n${purpose}`;
-  writeFileSync(join(directory, String(port)), text, { mode: 0o600 });
-}
-
-function belongsToOther(port: number, owner: string | undefined): boolean {
-  const noted = readOwner(String(port));
-  return noted !== undefined && noted.owner !== owner && existsSync(noted.owner);
-}
-
-function readOwner(port: string): { owner: string; purpose: string } | undefined {
-  try {
-    const [owner = "", purpose = ""] = readFileSync(join(sharedDirectory(), "owners", port), "utf8").split(
-      "\n",
-    );
-    return { owner, purpose };
-  } catch {
-    return undefined;
-  }
-}
-
 function checkPort(port: number): void {
   if (Number.isInteger(port) && port >= 1 && port <= PORT_MAX) return;
   throw new NeonError(ErrorCode.Usage, `${port} is no port`, {
@@ -140,8 +96,8 @@ function checkPort(port: number): void {
 }
 
 async function tryPort(port: number): Promise<ReservedPort | undefined> {
-  const lock = tryLock(join(sharedDirectory(), String(port)));
-  if ("heldBy" in lock) return undefined;
+  const lock = lockPort(port);
+  if (!lock) return undefined;
   let free = false;
   try {
     free = await portIsFree(port);
@@ -176,21 +132,6 @@ function somebodyListens(port: number): Promise<boolean> {
       answer(false);
     });
   });
-}
-
-/** Shared by all repositories of a user, also by those whose temporary files are somewhere else. */
-function sharedDirectory(): string {
-  const user = process.getuid?.() ?? 0;
-  const directory = join(process.env["NEON_PORTS_DIR"] || tmpdir(), `neon-ports-${user}`);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
-  const stats = lstatSync(directory);
-  if (!stats.isDirectory() || stats.uid !== user) {
-    throw new NeonError(ErrorCode.Resource, `${directory} belongs to somebody else`, {
-      hint: "Remove it, or set TMPDIR to a directory of your own.",
-    });
-  }
-  if ((stats.mode & 0o077) !== 0) chmodSync(directory, 0o700);
-  return directory;
 }
 
 function canBind(port: number, host: string): Promise<boolean> {

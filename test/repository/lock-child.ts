@@ -19,7 +19,8 @@ if (what === "count") {
     await new Promise((resolve) => setTimeout(resolve, 3_600_000));
   });
 } else if (what === "port") {
-  const { port } = await reservePort({ first: Number(path) });
+  const owner = argument === "" ? undefined : argument;
+  const { port } = await reservePort({ first: Number(path), owner });
   process.stdout.write(`${port}\n`);
   // Keeps the reservation until the test ends it.
   await new Promise((resolve) => process.stdin.on("end", resolve).resume());

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { rmSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -139,4 +139,65 @@ test("an owner keeps a port for each purpose, and one only", async (t) => {
   next.release();
   assert.equal(await strange(), two.port);
   assert.equal(await reserve("one"), one.port);
+});
+
+test("what belongs to another user is passed over as well", async (t) => {
+  const shared = temporaryDirectory(t);
+  chmodSync(shared, 0o1777);
+  process.env["NEON_PORTS_DIR"] = shared;
+  t.after(() => {
+    delete process.env["NEON_PORTS_DIR"];
+  });
+  // Root alone can be somebody else; for others it is two processes of one user.
+  const somebody = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
+  const base = await listenSomewhere(t, "127.0.0.1");
+  const closed = join(shared, "closed");
+  mkdirSync(closed, { mode: 0o700 });
+  const owner = join(closed, "owner");
+  writeFileSync(owner, "");
+  const ours = await reservePort({ first: base, owner });
+  ours.release();
+
+  const theirOwner = join(shared, "their-owner");
+  writeFileSync(theirOwner, "");
+  const child = spawn(process.execPath, [CHILD, "port", String(base), theirOwner], {
+    ...somebody,
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const [line] = (await once(child.stdout, "data")) as [Buffer];
+  const theirs = Number(line.toString());
+  assert.ok(theirs > ours.port, "what is noted for an owner that they cannot see");
+  await assert.rejects(reservePort({ first: 1, wanted: theirs }), { code: "resource" }, "it is locked");
+  child.stdin.end();
+  await once(child, "exit");
+  const next = await reservePort({ first: ours.port + 1 });
+  next.release();
+  assert.ok(next.port > theirs, "what they have noted");
+  rmSync(theirOwner);
+  const last = await reservePort({ first: ours.port + 1 });
+  last.release();
+  assert.equal(last.port, theirs);
+});
+
+test("whatever lies in another user's directory, nothing waits for it", async (t) => {
+  const shared = temporaryDirectory(t);
+  process.env["NEON_PORTS_DIR"] = shared;
+  t.after(() => {
+    delete process.env["NEON_PORTS_DIR"];
+  });
+  const base = await listenSomewhere(t, "127.0.0.1");
+  const port = base + 1;
+  for (const user of [process.getuid?.() ?? 0, 4_000_000]) {
+    const owners = join(shared, `neon-ports-${user}`, "owners");
+    mkdirSync(owners, { recursive: true });
+    if (process.getuid?.() === 0) chownSync(join(shared, `neon-ports-${user}`), user, user);
+    execFileSync("mkfifo", [join(owners, String(port))]);
+    symlinkSync("/dev/zero", join(owners, String(port + 1)));
+    writeFileSync(join(owners, String(port + 2)), "/".repeat(100_000));
+    mkdirSync(join(owners, String(port + 3)));
+    if (user === 4_000_000) writeFileSync(join(shared, `neon-ports-${user}`, String(port)), "no directory");
+  }
+  const { port: found, release } = await reservePort({ first: port });
+  release();
+  assert.ok(found >= port && found < port + 100, `port ${found}`);
 });
