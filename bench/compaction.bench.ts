@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { newTenantId } from "../src/base/ids.ts";
 import { type Lsn, toLsn } from "../src/base/lsn.ts";
 import { CompactionThread } from "../src/pageserver/compaction/compaction-thread.ts";
+import { DEFAULT_TENANT_SETTINGS } from "../src/pageserver/timeline/tenant-settings.ts";
 import { backgroundPolicy } from "../src/pageserver/compaction/policy.ts";
 import { PageCache } from "../src/pageserver/read/page-cache.ts";
 import { PageReader } from "../src/pageserver/read/page-reader.ts";
@@ -50,9 +51,8 @@ async function ingest(withCompaction: boolean): Promise<number> {
   let compacting: Promise<void> | undefined;
   const sums = { writtenBytes: 0, merges: 0 };
   const compact = async (): Promise<void> => {
-    const result = await compactStore(store, backgroundPolicy(4), (request) =>
-      thread.run(request, 17, abort.signal),
-    );
+    const policy = backgroundPolicy({ ...DEFAULT_TENANT_SETTINGS, flushedLayersMin: 4 });
+    const result = await compactStore(store, policy, (request) => thread.run(request, 17, abort.signal));
     sums.writtenBytes += result.deltaBytes + result.imageBytes;
     sums.merges += result.merges;
   };

@@ -58,8 +58,7 @@ async function measure(name: string, fullPageWrites: boolean): Promise<void> {
       store: timeline.store,
       durable: { previousLsn: (await timeline.recordBoundary(from)).previousLsn, endLsn: from },
       startLsn: from,
-      checkpointDistanceBytes: 64 << 20,
-      checkpointTimeoutMs: 600_000,
+      limits: { checkpointDistanceBytes: 64 << 20, checkpointTimeoutMs: 600_000 },
     },
     {
       files: lab.files,

@@ -155,8 +155,7 @@ async function wholeWay(wal: Wal): Promise<{ takenIn: Figure; pagesOut: Figure }
       store,
       durable: { previousLsn, endLsn: from },
       startLsn: from,
-      checkpointDistanceBytes: 64 << 20,
-      checkpointTimeoutMs: 600_000,
+      limits: { checkpointDistanceBytes: 64 << 20, checkpointTimeoutMs: 600_000 },
     },
     {
       files: lab.files,

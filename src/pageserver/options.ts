@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ErrorCode, NeonError, messageOf, systemCode } from "../base/errors.ts";
-import type { BackgroundSettings } from "./compaction/background.ts";
+import type { TenantSettings } from "./timeline/tenant-settings.ts";
 
 export const CONFIG_FILE = "pageserver.toml";
 
@@ -55,10 +55,10 @@ export interface PageserverOptions {
 }
 
 /** Compaction and garbage collection. A period of 0 switches it off. */
-export interface MaintenanceSettings extends BackgroundSettings {
-  /** Layers that were written one by one and are merged together. */
-  readonly flushedLayersMin: number;
-}
+export type MaintenanceSettings = Pick<
+  TenantSettings,
+  "pitrIntervalMs" | "gcHorizonBytes" | "gcPeriodMs" | "compactionPeriodMs" | "flushedLayersMin"
+>;
 
 export type CommandLine =
   | { readonly kind: "run"; readonly workdir: string }

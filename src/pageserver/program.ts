@@ -9,11 +9,9 @@ import { type PageserverOptions, layerMemoryBytes } from "./options.ts";
 import { PageCache } from "./read/page-cache.ts";
 import { type PageserverDependencies, systemClock, systemRandom } from "./server.ts";
 import { LayerMemory } from "./timeline/layer-memory.ts";
+import { flushDelayFor } from "./timeline/tenant-settings.ts";
 import { timelineFactory } from "./timeline/timeline-factory.ts";
 import type { Timeline } from "./timeline/timeline.ts";
-
-/** Layers that wait for compaction, in units of those that one merge takes, above which WAL is taken in more slowly. */
-const FLUSHED_FACTOR = 4;
 
 /** Runs with these command line arguments, then ends the process. */
 export async function main(args: readonly string[]): Promise<never> {
@@ -44,10 +42,7 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     layerMemory: new LayerMemory({ limitBytes: layerMemoryBytes(options) }),
     compaction,
     flushedLayersMin: options.maintenance.flushedLayersMin,
-    flushedLayersMax:
-      options.maintenance.compactionPeriodMs === 0
-        ? undefined
-        : FLUSHED_FACTOR * options.maintenance.flushedLayersMin,
+    flushedLayersMax: flushDelayFor(options.maintenance) || undefined,
   });
   return {
     ...shared,

@@ -9,6 +9,8 @@ import type { Logger } from "pino";
 import type { Clock, Files, Random } from "../base/seams.ts";
 import type { ServerTls } from "../pgwire/server-startup.ts";
 import type { PageserverOptions } from "./options.ts";
+import { type ShownSettings, serverTenantSettings, shownSettings } from "./server-settings.ts";
+import type { TenantSettings } from "./timeline/tenant-settings.ts";
 import { Background } from "./compaction/background.ts";
 import { Authentication } from "./service/authentication.ts";
 import { GrpcService } from "./service/grpc/grpc-service.ts";
@@ -89,7 +91,9 @@ export class Pageserver implements AsyncDisposable {
     const directory = WorkDirectory.acquire(options.workdir);
     try {
       const tenantsDirectory = join(options.workdir, "tenants");
-      const tenants = new Tenants(tenantsDirectory, dependencies);
+      const settings = serverTenantSettings(options);
+      const tenants = new Tenants(tenantsDirectory, { ...dependencies, settings });
+      const show = (shown: TenantSettings): ShownSettings => shownSettings(options, shown);
       const version = packageVersion();
       const about = {
         id: options.id,
@@ -121,8 +125,7 @@ export class Pageserver implements AsyncDisposable {
             keys,
             readers,
             metrics,
-            retention: options.maintenance,
-            settings: shownSettings(options),
+            show,
             version,
             workdir: options.workdir,
             nodeId: options.id,
@@ -147,10 +150,10 @@ export class Pageserver implements AsyncDisposable {
         users,
         [
           ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
-          ...adminCommands({ tenants, settings: shownSettings(options) }),
+          ...adminCommands({ tenants, settings: show(settings), show }),
           ...backupCommands(tenants),
           ...importCommands(tenants),
-          ...maintenanceCommands(tenants, options.maintenance),
+          ...maintenanceCommands(tenants),
           ...pagestreamCommands({
             tenants,
             readers,
@@ -169,7 +172,7 @@ export class Pageserver implements AsyncDisposable {
         httpConnections: () => service.connectionCount,
         caches: { pages, ...dependencies.caches },
       });
-      const background = new Background(options.maintenance, { tenants, log });
+      const background = new Background({ tenants, log });
       const owned = ownedBy(tenants, background, dependencies.compaction);
       const server = new Pageserver({ service, libpq, grpc }, owned, directory, log);
       await users.open();
@@ -257,21 +260,6 @@ export class Pageserver implements AsyncDisposable {
 
 function pageCache(options: PageserverOptions, { pages }: { readonly pages?: PageCache }): PageCache {
   return pages ?? new PageCache({ capacityBytes: options.cacheBytes });
-}
-
-/** What the command `show` answers. */
-function shownSettings(options: PageserverOptions): Readonly<Record<string, string | number>> {
-  return {
-    checkpoint_distance: options.checkpointDistanceBytes,
-    checkpoint_timeout: `${options.checkpointTimeoutMs}ms`,
-    cache_size: options.cacheBytes,
-    memory_limit: options.memoryLimitBytes,
-    pitr_interval: `${options.maintenance.pitrIntervalMs}ms`,
-    gc_horizon: options.maintenance.gcHorizonBytes,
-    gc_period: `${options.maintenance.gcPeriodMs}ms`,
-    compaction_period: `${options.maintenance.compactionPeriodMs}ms`,
-    compaction_threshold: options.maintenance.flushedLayersMin,
-  };
 }
 
 /** Ends compaction first, in the middle of what it does, then waits for what started it, then closes the tenants. */

@@ -490,5 +490,5 @@ void test("settings of a tenant are still there after a restart", async () => {
   }
   await using harness = await Harness.start({ workdir: directory.path });
   const shown = await harness.ok("GET", harness.t("/config"));
-  assert.deepEqual(shown["tenant_specific_overrides"], { gc_horizon: 12_345, pitr_interval: "7200s" });
+  assert.deepEqual(shown["tenant_specific_overrides"], { gc_horizon: 12_345, pitr_interval: "2h" });
 });

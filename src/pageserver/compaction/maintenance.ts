@@ -24,7 +24,7 @@ import { SerialQueue } from "../timeline/serial-queue.ts";
 import type { ClusterIdentity } from "../timeline/served-timeline.ts";
 import type { CompactionRunner } from "./compaction-thread.ts";
 import { PAGES_END } from "./prepare-images.ts";
-import { GARBAGE_IMAGES, THOROUGH_POLICY, backgroundPolicy } from "./policy.ts";
+import { GARBAGE_IMAGES, type PolicyLimits, backgroundPolicy, thoroughPolicy } from "./policy.ts";
 
 /** How much slower WAL is taken in for each layer that is too many, in milliseconds per layer. */
 const PAUSE_PER_LAYER_MS = 200;
@@ -39,9 +39,8 @@ export interface MaintainedTimeline {
   checkpoint(): Promise<void>;
 }
 
-export interface MaintenanceOptions {
-  /** Flushed layers from which on they are merged. */
-  readonly flushedLayersMin: number;
+/** Read each time they are needed: they may change. */
+export interface MaintenanceOptions extends PolicyLimits {
   /** Flushed layers above which `keepPace` takes time; undefined if nothing merges them by itself. */
   readonly flushedLayersMax?: number | undefined;
 }
@@ -61,12 +60,11 @@ export class Maintenance {
   private readonly timeline: MaintainedTimeline;
   private readonly runner: CompactionRunner;
   private readonly clock: Clock;
-  private readonly policy: CompactionPolicy;
-  private readonly flushedLayersMax: number | undefined;
+  private readonly options: MaintenanceOptions;
   private readonly queue = new SerialQueue();
   private readonly stopping = new AbortController();
-  /** What the last compaction in the background left. */
-  private settledLayers: readonly LayerDescriptor[] | undefined;
+  /** What the last compaction left, and by which rules it was done. */
+  private settled: { readonly layers: readonly LayerDescriptor[]; readonly policy: string } | undefined;
 
   constructor(
     timeline: MaintainedTimeline,
@@ -74,8 +72,7 @@ export class Maintenance {
     dependencies: { readonly runner: CompactionRunner; readonly clock: Clock },
   ) {
     this.timeline = timeline;
-    this.policy = backgroundPolicy(options.flushedLayersMin);
-    this.flushedLayersMax = options.flushedLayersMax;
+    this.options = options;
     this.runner = dependencies.runner;
     this.clock = dependencies.clock;
   }
@@ -87,7 +84,7 @@ export class Maintenance {
 
   /** Takes the longer, the further compaction is behind: called before each new layer, it slows down whoever writes. */
   async keepPace(): Promise<void> {
-    const { flushedLayersMax } = this;
+    const { flushedLayersMax } = this.options;
     if (flushedLayersMax === undefined) return;
     const tooMany = this.flushedLayers - flushedLayersMax;
     if (tooMany <= 0 || this.stopping.signal.aborted) return;
@@ -101,10 +98,9 @@ export class Maintenance {
       this.checkOpen();
       const { store } = this.timeline;
       if (thorough) await this.timeline.checkpoint();
-      const result = await compactStore(store, thorough ? THOROUGH_POLICY : this.policy, (request) =>
-        this.run(request),
-      );
-      this.settledLayers = store.layers();
+      const policy = thorough ? thoroughPolicy(this.options) : this.policy;
+      const result = await compactStore(store, policy, (request) => this.run(request));
+      this.settled = { layers: store.layers(), policy: JSON.stringify(this.policy) };
       return result;
     });
   }
@@ -112,9 +108,16 @@ export class Maintenance {
   /** Whether compaction in the background may find something to do. */
   get isUnsettled(): boolean {
     const layers = this.timeline.store.layers();
-    const { settledLayers } = this;
+    const { settled } = this;
     if (layers.length === 0) return false;
-    return settledLayers?.length !== layers.length || settledLayers.at(-1)?.name !== layers.at(-1)?.name;
+    if (settled?.layers.length !== layers.length || settled.layers.at(-1)?.name !== layers.at(-1)?.name) {
+      return true;
+    }
+    return settled.policy !== JSON.stringify(this.policy);
+  }
+
+  private get policy(): CompactionPolicy {
+    return backgroundPolicy(this.options);
   }
 
   /** Where history that is kept may begin; undefined if all of it is kept. Never below the present cutoff. */

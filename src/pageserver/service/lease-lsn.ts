@@ -6,17 +6,15 @@ import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
 import { resolveMoment } from "./points.ts";
 
-/** How long a lease holds unless it is renewed; whoever uses the LSN renews it by asking again. */
-const LEASE_MS = 10 * 60_000;
-
 /**
- * Keeps an LSN readable for ten minutes from now: until when, in milliseconds since 1970. Undefined for an LSN that
- * is gone or not there yet, which is an answer and no error.
+ * Keeps an LSN readable for as long as the tenant's settings say: until when, in milliseconds since 1970. Undefined for an LSN
+ * that is gone or not there yet, which is an answer and no error. Whoever uses the LSN renews the lease by asking again.
  */
 export async function leaseLsn(
   tenant: Tenant<ServedTimeline>,
   timelineId: TimelineId,
   wanted: Lsn,
+  leaseMs: number = tenant.settings.leaseMs,
 ): Promise<number | undefined> {
   tenant.timeline(timelineId);
   // A lease and a cutoff that moves exclude each other.
@@ -25,7 +23,7 @@ export async function leaseLsn(
     if (lsn === undefined) return undefined;
     const holder = tenant.timelineAt(timelineId, lsn);
     const { endLsn } = await holder.recordBoundary(lsn);
-    return (await holder.leases?.renew(`lsn ${formatLsn(wanted)}`, endLsn, LEASE_MS))?.expiresAt;
+    return (await holder.leases?.renew(`lsn ${formatLsn(wanted)}`, endLsn, leaseMs))?.expiresAt;
   });
 }
 

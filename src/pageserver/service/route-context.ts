@@ -1,8 +1,9 @@
 /** What routes have in common: what they are made of, and how they find their tenant and timeline. */
+import type { ShownSettings } from "../server-settings.ts";
 import type { PageReaders } from "../read/timeline-pages.ts";
-import type { RetentionSettings } from "../compaction/maintenance.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
+import type { TenantSettings } from "../timeline/tenant-settings.ts";
 import type { Tenants } from "../timeline/tenants.ts";
 import type { JwtKeys } from "./jwt-keys.ts";
 import type { Metrics } from "./metrics.ts";
@@ -18,11 +19,10 @@ export interface RouteContext {
   readonly tenants: Tenants<ServedTimeline>;
   readonly users: Users;
   readonly keys: JwtKeys | undefined;
-  readonly retention: RetentionSettings;
   readonly metrics: Metrics;
   readonly readers: PageReaders;
-  /** Settings of the server, as the command `show` has them. */
-  readonly settings: Readonly<Record<string, string | number>>;
+  /** As clients see the settings of a tenant, and the server's that it shares. */
+  readonly show: (settings: TenantSettings) => ShownSettings;
   /** Of the pageserver program. */
   readonly version: string;
   /** Holds the tenants. */

@@ -3,7 +3,7 @@ import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { formatLsn } from "../../base/lsn.ts";
 import type { CompactionResult } from "../../storage/compact.ts";
 import type { DiskUsage } from "../compaction/disk-usage.ts";
-import type { Maintenance, RetentionSettings } from "../compaction/maintenance.ts";
+import type { Maintenance } from "../compaction/maintenance.ts";
 import { type TimelineGcReport, collectGarbage } from "../compaction/tenant-gc.ts";
 import type { Lease, Leases } from "../timeline/leases.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
@@ -18,10 +18,10 @@ const LEASE_MS_MIN = 1000;
 const LEASE_MS_MAX = 366 * 86_400_000;
 const PITR_MS_MAX = 100 * 366 * 86_400_000;
 
-export function addStorageRoutes(router: ApiRouter, { tenants, retention }: RouteContext): void {
+export function addStorageRoutes(router: ApiRouter, { tenants }: RouteContext): void {
   const tenantOf = (request: ApiRequest): AnyTenant => tenants.get(request.tenantId);
   router
-    .add("POST", `${T}/gc`, (request) => gc(request, tenantOf(request), retention))
+    .add("POST", `${T}/gc`, (request) => gc(request, tenantOf(request)))
     .add("POST", `${T}/compact`, (request) => compact(request, tenantOf(request)))
     .add("GET", `${T}/du`, async (request) => {
       request.expectQuery();
@@ -37,14 +37,10 @@ export function addStorageRoutes(router: ApiRouter, { tenants, retention }: Rout
     .add("POST", `${TL}/commit_time`, (request) => commitTime(request, tenantOf(request)));
 }
 
-async function gc(
-  request: ApiRequest,
-  tenant: Tenant<ServedTimeline>,
-  settings: RetentionSettings,
-): Promise<Answer> {
+async function gc(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<Answer> {
   const body = await request.body();
   const dryRun = body.has("dry_run") && body.boolean("dry_run");
-  const kept = tenant.retention(settings);
+  const kept = tenant.settings;
   const pitrIntervalMs = body.has("pitr_interval_ms")
     ? body.integer("pitr_interval_ms", { min: 0, max: PITR_MS_MAX })
     : kept.pitrIntervalMs;

@@ -11,12 +11,20 @@ import type { LayerHolder, LayerMemory } from "./layer-memory.ts";
 /** Pause before a layer that could not be written is tried again, in milliseconds. */
 const RETRY_MS = 1000;
 
-export interface FlusherOptions {
-  readonly store: TimelineStore;
+/** How often the age of the open layer is looked at, in milliseconds. */
+const AGE_CHECK_MS = 1000;
+
+/** Read each time they are needed: they may change. */
+export interface FlushLimits {
   /** Size of the open layer at which it is written out. */
   readonly checkpointDistanceBytes: number;
   /** An open layer is written out after this time even if it is small. */
   readonly checkpointTimeoutMs: number;
+}
+
+export interface FlusherOptions {
+  readonly store: TimelineStore;
+  readonly limits: FlushLimits;
 }
 
 /** The intake whose layers these are. */
@@ -57,12 +65,9 @@ export class LayerFlusher implements LayerHolder, Disposable {
     this.options = options;
     this.intake = intake;
     this.dependencies = dependencies;
-    this.timer = setInterval(
-      () => {
-        this.checkpointIfOld();
-      },
-      Math.max(1000, options.checkpointTimeoutMs / 4),
-    );
+    this.timer = setInterval(() => {
+      this.checkpointIfOld();
+    }, AGE_CHECK_MS);
     this.timer.unref();
     this.membership = dependencies.memory?.join(this);
   }
@@ -79,7 +84,8 @@ export class LayerFlusher implements LayerHolder, Disposable {
 
   /** Between records: what must happen before more is put, if anything must. */
   due(): Promise<void> | undefined {
-    if (this.options.store.openBytes >= this.options.checkpointDistanceBytes) return this.rotate();
+    const { store, limits } = this.options;
+    if (store.openBytes >= limits.checkpointDistanceBytes) return this.rotate();
     const room = this.dependencies.memory?.makeRoom(() => this.intake.failure !== undefined);
     return this.isHasty ? this.keepPace(room) : room;
   }
@@ -183,7 +189,7 @@ export class LayerFlusher implements LayerHolder, Disposable {
     }
     const now = performance.now();
     if (this.layerSince === 0) this.layerSince = now;
-    else if (now - this.layerSince >= this.options.checkpointTimeoutMs) {
+    else if (now - this.layerSince >= this.options.limits.checkpointTimeoutMs) {
       this.checkpoint().catch((error: unknown) => {
         this.dependencies.log.error(
           { error: messageOf(error) },

@@ -13,6 +13,7 @@ import type { WalIntake } from "./wal-intake.ts";
 import type { TimelineWal } from "./timeline-wal.ts";
 import type { Maintenance } from "../compaction/maintenance.ts";
 import type { Leases } from "./leases.ts";
+import type { TenantOverrides } from "./tenant-settings.ts";
 import type { AncestorPoint, HistoryEntry, WriterSource } from "./metadata.ts";
 
 /** What the timelines of a tenant have in common, learnt from pg_control at import. */
@@ -144,6 +145,8 @@ export interface ServedTimeline {
 
 /** Makes timelines. `T` is the class whose instances refer to each other as ancestors. */
 export interface TimelineFactory<T extends ServedTimeline> {
+  /** The same for a tenant that has settings of its own, which may change. */
+  forTenant?(own: () => TenantOverrides): TimelineFactory<T>;
   /** A branch: an empty timeline on top of `ancestor`, durable with its metadata when this returns. */
   create(options: {
     directory: string;

@@ -4,19 +4,15 @@ import type { TenantId } from "../../base/ids.ts";
 import type { Files } from "../../base/seams.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
-import type { RetentionSettings } from "../compaction/maintenance.ts";
-import type { JsonFields } from "../json-fields.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
+import { type TenantOverrides, loadTenantSettings, storeTenantSettings } from "./tenant-settings.ts";
 
 export const TENANT_FILE = "tenant.json";
 const MAGIC = "neon-tenant";
 const VERSION = 1;
 const SEGMENT_SIZE_MIN = 1024 * 1024;
 const SEGMENT_SIZE_MAX = 1024 * 1024 * 1024;
-
-/** Settings of a tenant that take the place of the server's. */
-export type TenantOverrides = Partial<RetentionSettings>;
 
 /** The contents of the file. */
 export interface TenantMetadata {
@@ -25,6 +21,7 @@ export interface TenantMetadata {
   readonly createdAt: number;
   /** Undefined until the first import. */
   readonly cluster: ClusterIdentity | undefined;
+  /** Settings that take the place of the server's. */
   readonly overrides: TenantOverrides;
 }
 
@@ -39,7 +36,7 @@ export async function writeTenantMetadata(
     pg_version: metadata.pgVersion.major,
     created_at: new Date(metadata.createdAt).toISOString(),
     cluster: cluster ? { system_id: cluster.systemId.toString(), segment_size: cluster.segmentSize } : null,
-    ...(Object.keys(overrides).length === 0 ? {} : { config: renderOverrides(overrides) }),
+    ...(Object.keys(overrides).length === 0 ? {} : { config: storeTenantSettings(overrides) }),
   });
 }
 
@@ -66,18 +63,6 @@ export async function readTenantMetadata(
       systemId: cluster.u64("system_id"),
       segmentSize: cluster.integer("segment_size", { min: SEGMENT_SIZE_MIN, max: SEGMENT_SIZE_MAX }),
     },
-    overrides: config ? readOverrides(config) : {},
-  };
-}
-
-function renderOverrides({ gcHorizonBytes, pitrIntervalMs }: TenantOverrides): object {
-  return { gc_horizon_bytes: gcHorizonBytes ?? null, pitr_interval_ms: pitrIntervalMs ?? null };
-}
-
-function readOverrides(config: JsonFields): TenantOverrides {
-  const range = { min: 0, max: Number.MAX_SAFE_INTEGER };
-  return {
-    ...(config.has("gc_horizon_bytes") ? { gcHorizonBytes: config.integer("gc_horizon_bytes", range) } : {}),
-    ...(config.has("pitr_interval_ms") ? { pitrIntervalMs: config.integer("pitr_interval_ms", range) } : {}),
+    overrides: config ? loadTenantSettings(config) : {},
   };
 }

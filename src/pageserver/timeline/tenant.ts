@@ -17,7 +17,6 @@ import type { PgVersion } from "../../postgres/versions/version.ts";
 import { type TenantCheckOptions, type TenantReport, checkTenant } from "../check/check-tenant.ts";
 import { type RepairReport, repairTenant } from "../check/repair.ts";
 import { surveyTenant } from "../check/survey.ts";
-import type { RetentionSettings } from "../compaction/maintenance.ts";
 import { removeInterruptedWrite } from "./json-file.ts";
 import { type DiskUsage, diskUsage } from "../compaction/disk-usage.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
@@ -26,10 +25,15 @@ import type { ClusterIdentity, ServedTimeline, TimelineFactory } from "./served-
 import {
   TENANT_FILE,
   type TenantMetadata,
-  type TenantOverrides,
   readTenantMetadata,
   writeTenantMetadata,
 } from "./tenant-metadata.ts";
+import {
+  DEFAULT_TENANT_SETTINGS,
+  type TenantOverrides,
+  type TenantSettings,
+  effectiveSettings,
+} from "./tenant-settings.ts";
 import { type TenantLog, type TimelineEntry, Timelines } from "./timelines.ts";
 
 export interface TenantDependencies<T extends ServedTimeline> {
@@ -38,6 +42,8 @@ export interface TenantDependencies<T extends ServedTimeline> {
   readonly random: Random;
   readonly log: TenantLog;
   readonly timelines: TimelineFactory<T>;
+  /** Of the server; a tenant may have others. */
+  readonly settings?: TenantSettings;
 }
 
 /** What may be done within `Tenant.publishTimelines`. */
@@ -83,7 +89,8 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     this.metadata = metadata;
     this.refs = refs;
     this.dependencies = dependencies;
-    this.timelines = new Timelines(join(directory, "timelines"), dependencies);
+    const timelines = dependencies.timelines.forTenant?.(() => this.overrides) ?? dependencies.timelines;
+    this.timelines = new Timelines(join(directory, "timelines"), { ...dependencies, timelines });
   }
 
   /** A new tenant without timelines; durable when it returns, except for the entry in its parent directory. */
@@ -149,15 +156,15 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     return this.metadata.overrides;
   }
 
-  /** How much history it keeps, where the server has these settings. */
-  retention(settings: RetentionSettings): RetentionSettings {
-    return { ...settings, ...this.overrides };
+  /** Its own, and the server's where it has none. */
+  get settings(): TenantSettings {
+    return effectiveSettings(this.dependencies.settings ?? DEFAULT_TENANT_SETTINGS, this.overrides);
   }
 
-  /** Replaces its own settings; durable when it returns. */
-  async configure(overrides: TenantOverrides): Promise<void> {
+  /** Changes its own settings: durable when it returns, and in effect from then on. */
+  async configure(change: (own: TenantOverrides) => TenantOverrides): Promise<void> {
     await this.changes.run(async () => {
-      const metadata: TenantMetadata = { ...this.metadata, overrides };
+      const metadata: TenantMetadata = { ...this.metadata, overrides: change(this.overrides) };
       await writeTenantMetadata(this.dependencies.files, this.directory, metadata);
       this.metadata = metadata;
     });

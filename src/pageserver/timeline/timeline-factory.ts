@@ -29,6 +29,7 @@ export function timelineFactory(dependencies: TimelineDependencies): TimelineFac
       return timeline;
     },
     import: (options) => importTimeline(options, dependencies),
+    forTenant: (own) => timelineFactory({ ...dependencies, own }),
   };
 }
 

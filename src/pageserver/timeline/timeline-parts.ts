@@ -10,6 +10,7 @@ import type { LayerMemory } from "./layer-memory.ts";
 import type { TimelineMetadata } from "./metadata.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
+import type { TenantOverrides } from "./tenant-settings.ts";
 import type { Timeline } from "./timeline.ts";
 
 export interface TimelineDependencies {
@@ -33,6 +34,8 @@ export interface TimelineDependencies {
   readonly flushedLayersMin?: number;
   /** Flushed layers above which WAL is taken in more slowly; without it, never. */
   readonly flushedLayersMax?: number | undefined;
+  /** Settings that the tenant has of its own now. */
+  readonly own?: () => TenantOverrides;
 }
 
 /** What a timeline consists of, made or opened by `timeline-factory.ts`. */

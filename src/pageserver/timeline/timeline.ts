@@ -53,12 +53,12 @@ import {
   waitsForSpace,
 } from "./timeline-errors.ts";
 import type { TimelineDependencies, TimelineParts } from "./timeline-parts.ts";
+import { TimelineLimits } from "./timeline-limits.ts";
 import { TimelineWal } from "./timeline-wal.ts";
 import { hasStoredWal, removeWalLog } from "./wal-directory.ts";
 import { WalIntake } from "./wal-intake.ts";
 
 const SLOT_NAME = "neon";
-const FLUSHED_LAYERS_MIN = 8;
 /** How long a new writer waits until the WAL of the one before is on disk, in milliseconds. */
 const DURABLE_TIMEOUT_MS = 2000;
 
@@ -74,6 +74,7 @@ export class Timeline implements ServedTimeline {
   readonly parent: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   readonly maintenance: Maintenance;
   readonly leases: Leases;
+  private readonly limits: TimelineLimits;
   private readonly boundaries: Boundaries;
   private readonly dependencies: TimelineDependencies;
   private metadata: TimelineMetadata;
@@ -94,13 +95,11 @@ export class Timeline implements ServedTimeline {
     const { segmentSize } = parts.cluster;
     this.boundaries = new Boundaries({ store: parts.store, segmentSize, findStart: parts.findStart });
     this.dependencies = dependencies;
-    const { clock, files, compaction, flushedLayersMin, flushedLayersMax } = dependencies;
+    const { clock, files, compaction } = dependencies;
     this.leases = new Leases(this.directory, { files, clock });
-    this.maintenance = new Maintenance(
-      this,
-      { flushedLayersMin: flushedLayersMin ?? FLUSHED_LAYERS_MIN, flushedLayersMax },
-      { runner: compaction ?? new InlineRunner(files), clock },
-    );
+    this.limits = new TimelineLimits(dependencies);
+    const runner = compaction ?? new InlineRunner(files);
+    this.maintenance = new Maintenance(this, this.limits, { runner, clock });
   }
 
   get startLsn(): Lsn {
@@ -446,8 +445,7 @@ export class Timeline implements ServedTimeline {
         store: this.store,
         durable,
         startLsn: this.startLsn,
-        checkpointDistanceBytes: this.dependencies.checkpointDistanceBytes,
-        checkpointTimeoutMs: this.dependencies.checkpointTimeoutMs,
+        limits: this.limits,
       },
       {
         files,

@@ -5,10 +5,12 @@ import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import { type TimelineId, isId } from "../../../base/ids.ts";
 import { formatLsn, parseLsn } from "../../../base/lsn.ts";
 import { versionByMajor } from "../../../postgres/versions/versions.ts";
+import type { ShownSettings } from "../../server-settings.ts";
 import type { WriterSource } from "../../timeline/metadata.ts";
 import { checkRefName } from "../../timeline/refs.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenant } from "../../timeline/tenant.ts";
+import type { TenantSettings } from "../../timeline/tenant-settings.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
 import { usage } from "../http-errors.ts";
 import { type Moment, currentEnd, resolveMoment, waitUntilDurable } from "../points.ts";
@@ -26,11 +28,14 @@ const DEFAULT_PG_PORT = 5432;
 
 export interface AdminContext {
   readonly tenants: AllTenants;
-  /** What `show` answers: names and values, sizes in bytes. */
-  readonly settings: Readonly<Record<string, string | number>>;
+  /** What `show` answers without a tenant: names and values, sizes in bytes. */
+  readonly settings: ShownSettings;
+  /** The same with the settings of a tenant. */
+  readonly show: (settings: TenantSettings) => ShownSettings;
 }
 
-export function adminCommands({ tenants, settings }: AdminContext): LibpqCommand[] {
+export function adminCommands(context: AdminContext): LibpqCommand[] {
+  const { tenants } = context;
   return [
     tenantCreate(tenants),
     branchCreate(tenants),
@@ -39,7 +44,7 @@ export function adminCommands({ tenants, settings }: AdminContext): LibpqCommand
     lastRecord(tenants),
     checkpoint(tenants),
     callMeMaybe(tenants),
-    show(tenants, settings),
+    show(context),
   ];
 }
 
@@ -263,22 +268,20 @@ function readSslMode(text: string | undefined, host: string): SslMode {
   return mode;
 }
 
-function show(tenants: AllTenants, settings: AdminContext["settings"]): LibpqCommand {
+function show({ tenants, settings, show: shown }: AdminContext): LibpqCommand {
   const names = Object.keys(settings);
   return {
     name: "show",
     synopsis: "show [TENANT]",
-    summary: "Settings of the pageserver, one column each.",
+    summary: "Settings of the pageserver, or those that hold for a tenant: one column each.",
     prepare: (args) => {
       const id = args.atEnd ? undefined : args.tenantId();
       return {
         columns: names.map((name) => ({ name, type: typeof settings[name] === "number" ? "int8" : "text" })),
         run: async (session) => {
-          if (id !== undefined) {
-            checkTenant(session.identity, id);
-            tenants.get(id);
-          }
-          await session.row(names.map((name) => String(settings[name])));
+          if (id !== undefined) checkTenant(session.identity, id);
+          const values = id === undefined ? settings : shown(tenants.get(id).settings);
+          await session.row(names.map((name) => String(values[name])));
         },
       };
     },

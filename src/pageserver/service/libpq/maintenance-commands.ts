@@ -1,6 +1,5 @@
 /** Commands about space and retention: `do_gc`, `compact`, `lease lsn`. */
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
-import type { RetentionSettings } from "../../compaction/maintenance.ts";
 import { collectGarbage } from "../../compaction/tenant-gc.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
@@ -9,14 +8,11 @@ import type { Arguments } from "./arguments.ts";
 import type { LibpqCommand } from "./command.ts";
 import { checkTenant } from "../identity.ts";
 
-export function maintenanceCommands(
-  tenants: Tenants<ServedTimeline>,
-  settings: RetentionSettings,
-): LibpqCommand[] {
-  return [doGc(tenants, settings), compact(tenants), leaseLsn(tenants)];
+export function maintenanceCommands(tenants: Tenants<ServedTimeline>): LibpqCommand[] {
+  return [doGc(tenants), compact(tenants), leaseLsn(tenants)];
 }
 
-function doGc(tenants: Tenants<ServedTimeline>, settings: RetentionSettings): LibpqCommand {
+function doGc(tenants: Tenants<ServedTimeline>): LibpqCommand {
   return {
     name: "do_gc",
     synopsis: "do_gc TENANT [TIMELINE [HORIZON_BYTES]]",
@@ -37,13 +33,10 @@ function doGc(tenants: Tenants<ServedTimeline>, settings: RetentionSettings): Li
           checkTenant(session.identity, id);
           const started = performance.now();
           const tenant = tenants.get(id);
-          const kept =
-            horizon === undefined
-              ? tenant.retention(settings)
-              : { gcHorizonBytes: horizon, pitrIntervalMs: 0 };
-          const reports = await collectGarbage(tenant, { ...kept, dryRun: false, thorough: true }, () =>
-            session.signal.throwIfAborted(),
-          );
+          const { gcHorizonBytes, pitrIntervalMs } =
+            horizon === undefined ? tenant.settings : { gcHorizonBytes: horizon, pitrIntervalMs: 0 };
+          const options = { gcHorizonBytes, pitrIntervalMs, dryRun: false, thorough: true };
+          const reports = await collectGarbage(tenant, options, () => session.signal.throwIfAborted());
           const sum = (field: "removedBytes" | "writtenBytes"): number =>
             reports.reduce((total, report) => total + report[field], 0);
           const elapsedMs = Math.round(performance.now() - started);
@@ -88,7 +81,8 @@ function leaseLsn(tenants: Tenants<ServedTimeline>): LibpqCommand {
   return {
     name: "lease lsn",
     synopsis: "lease lsn TENANT TIMELINE LSN",
-    summary: "Keeps an LSN readable for ten minutes: column `valid_until`, milliseconds since 1970, or null.",
+    summary:
+      "Keeps an LSN readable, for ten minutes unless the tenant has another lsn_lease_length: column `valid_until`, milliseconds since 1970, or null.",
     prepare: (args) => {
       const id = args.tenantId();
       const timelineId = args.timelineId();

@@ -38,7 +38,8 @@ async function lsnByTimestamp(
   }
   const { kind, lsn } = await momentOf(timeline, unixMs);
   const withLease = request.queryBoolean("with_lease");
-  const validUntil = withLease ? await leaseLsn(tenant, timeline.id, lsn) : undefined;
+  const { timeLeaseMs } = tenant.settings;
+  const validUntil = withLease ? await leaseLsn(tenant, timeline.id, lsn, timeLeaseMs) : undefined;
   return json({
     lsn: formatLsn(lsn),
     kind,

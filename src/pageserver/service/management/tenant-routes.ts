@@ -6,12 +6,12 @@ import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import type { TenantId } from "../../../base/ids.ts";
 import { versionByMajor } from "../../../postgres/versions/versions.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
+import { readTenantSettings } from "../../timeline/tenant-settings.ts";
 import type { TenantEntry, Tenants } from "../../timeline/tenants.ts";
 import { checkEverything, checkTenant, mayUseTenant } from "../identity.ts";
 import { renderTenant } from "../render.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
 import { type AnyTenant, type ApiRouter, type RouteContext, T, findersOf } from "../route-context.ts";
-import { readOverrides } from "./config-routes.ts";
 
 /** Of tenants whose creation says nothing of it. */
 const DEFAULT_PG_VERSION = 17;
@@ -72,14 +72,14 @@ async function configureLocation(
   const major = body.has("pg_version")
     ? body.integer("pg_version", { min: 1, max: 1000 })
     : DEFAULT_PG_VERSION;
+  const config = body.optionalObject("tenant_conf");
+  const own = config && readTenantSettings(config);
   const id = request.tenantId;
   if (!tenants.list().some((entry) => idOf(entry) === id)) {
     await tenants.create({ id, pgVersion: versionByMajor(major) });
   }
-  const config = body.optionalObject("tenant_conf");
-  const overrides = config ? readOverrides(config) : {};
-  // Other settings in it are the server's here, as is said in the documentation.
-  if (Object.keys(overrides).length > 0) await tenants.get(id).configure(overrides);
+  // What else it has of settings is about what there is not here, as is said in the documentation.
+  if (own) await tenants.get(id).configure(() => own);
   return json({ shards: [{ node_id: nodeId, shard_id: id }], stripe_size: null });
 }
 

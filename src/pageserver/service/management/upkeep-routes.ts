@@ -1,30 +1,20 @@
 /** Garbage collection, compaction and flushing as the original's clients ask for them: one answer at the end. */
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
-import type { RetentionSettings } from "../../compaction/maintenance.ts";
 import { type TimelineGcReport, collectGarbage } from "../../compaction/tenant-gc.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
 import { type AnyTenant, type ApiRouter, type RouteContext, TL, findersOf } from "../route-context.ts";
 
-export function addUpkeepRoutes(router: ApiRouter, { tenants, retention }: RouteContext): void {
+export function addUpkeepRoutes(router: ApiRouter, { tenants }: RouteContext): void {
   const { onTimeline } = findersOf(tenants);
   router
-    .add(
-      "PUT",
-      `${TL}/do_gc`,
-      onTimeline((request, timeline, tenant) => gc(request, timeline, tenant, retention)),
-    )
+    .add("PUT", `${TL}/do_gc`, onTimeline(gc))
     .add("PUT", `${TL}/compact`, onTimeline(compact))
     .add("PUT", `${TL}/checkpoint`, onTimeline(checkpoint));
 }
 
 /** The history of a tenant is one tree, so it is decided for all of it; the numbers are those of the timeline. */
-async function gc(
-  request: ApiRequest,
-  timeline: ServedTimeline,
-  tenant: AnyTenant,
-  settings: RetentionSettings,
-): Promise<Answer> {
+async function gc(request: ApiRequest, timeline: ServedTimeline, tenant: AnyTenant): Promise<Answer> {
   const started = performance.now();
   const body = await request.optionalBody();
   // As in the original: a horizon that is given stands for all that is kept.
@@ -33,8 +23,10 @@ async function gc(
         gcHorizonBytes: body.integer("gc_horizon", { min: 0, max: Number.MAX_SAFE_INTEGER }),
         pitrIntervalMs: 0,
       }
-    : tenant.retention(settings);
-  const reports = await collectGarbage(tenant, { ...kept, dryRun: false, thorough: true });
+    : tenant.settings;
+  const { gcHorizonBytes, pitrIntervalMs } = kept;
+  const options = { gcHorizonBytes, pitrIntervalMs, dryRun: false, thorough: true };
+  const reports = await collectGarbage(tenant, options);
   const report = reports.find(({ timelineId }) => timelineId === timeline.id);
   return json({ ...renderGcResult(timeline, report), elapsed: Math.round(performance.now() - started) });
 }

@@ -1,6 +1,6 @@
 /** Every route with what it takes and answers; a test compares the list with the router's, another one real answers. */
 import type { Method } from "../router.ts";
-import { PARAMETERS, type Schema, type SCHEMAS } from "./schemas.ts";
+import { PARAMETERS, type Schema, type SCHEMAS, TENANT_SETTINGS } from "./schemas.ts";
 
 export interface Operation {
   readonly summary: string;
@@ -22,6 +22,11 @@ export interface Operation {
 const { id, lsn, time, text, boolean, count } = PARAMETERS;
 const object: Schema = { type: "object" };
 const moment = { lsn, timestamp_ms: count, timestamp_us: count };
+/** Fields that may be null as well. */
+function anyOf(names: readonly string[]): Record<string, Schema> {
+  return Object.fromEntries(names.map((name) => [name, {}]));
+}
+
 const T = "/v1/tenant/:tenant";
 const TL = `${T}/timeline/:timeline`;
 
@@ -61,16 +66,16 @@ const TENANTS: Readonly<Record<string, Operation>> = {
     requiredBody: ["mode"],
     answer: "TenantLocation",
   },
-  [`GET ${T}/config`]: { summary: "How much history it keeps, and other settings", answer: "TenantConfig" },
+  [`GET ${T}/config`]: { summary: "Its settings: its own, and those that hold", answer: "TenantConfig" },
   "PUT /v1/tenant/config": {
     summary: "Replaces the settings of a tenant",
-    body: { tenant_id: id, gc_horizon: count, pitr_interval: text },
+    body: { tenant_id: id, ...TENANT_SETTINGS },
     requiredBody: ["tenant_id"],
     answer: "TenantConfig",
   },
   "PATCH /v1/tenant/config": {
     summary: "Changes settings of a tenant; null takes one away",
-    body: { tenant_id: id, gc_horizon: {}, pitr_interval: {} },
+    body: { tenant_id: id, ...anyOf(Object.keys(TENANT_SETTINGS)) },
     requiredBody: ["tenant_id"],
     answer: "TenantConfig",
   },

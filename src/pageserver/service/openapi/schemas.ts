@@ -30,6 +30,22 @@ function ref(name: string): Schema {
   return { $ref: `#/components/schemas/${name}` };
 }
 
+/** Times are texts such as `1h 30m`, sizes numbers of bytes. */
+export const TENANT_SETTINGS: Readonly<Record<string, Schema>> = {
+  checkpoint_distance: count,
+  checkpoint_timeout: text,
+  gc_horizon: count,
+  gc_period: text,
+  pitr_interval: text,
+  compaction_target_size: count,
+  compaction_period: text,
+  compaction_threshold: count,
+  image_creation_threshold: count,
+  l0_flush_delay_threshold: count,
+  lsn_lease_length: text,
+  lsn_lease_length_for_ts: text,
+};
+
 const ancestor = object({ name: orNull(text), timeline_id: id, lsn });
 const finding = object({
   kind: text,
@@ -190,8 +206,8 @@ export const SCHEMAS = {
     captured_at: time,
   }),
   TenantConfig: object({
-    tenant_specific_overrides: object({}, { gc_horizon: count, pitr_interval: text }),
-    effective_config: object({ gc_horizon: count, pitr_interval: text }),
+    tenant_specific_overrides: object({}, TENANT_SETTINGS),
+    effective_config: object({ ...TENANT_SETTINGS, cache_size: count, memory_limit: count }),
   }),
   OldBranch: object({
     name: text,
