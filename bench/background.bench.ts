@@ -163,7 +163,7 @@ async function collect(timeline: Timeline): Promise<void> {
   const before = timeline.physicalBytes;
   const wanted = await timeline.maintenance.planCutoff({ pitrIntervalMs: 0, gcHorizonBytes: 0 });
   if (wanted === undefined) return;
-  const [cutoff] = await timeline.maintenance.describe([wanted.endLsn]);
+  const [cutoff] = await timeline.maintenance.describe([wanted.cutoff.endLsn]);
   if (cutoff === undefined) return;
   await timeline.maintenance.retain({ cutoff, points: [] });
   await timeline.maintenance.collect({ thorough: true });

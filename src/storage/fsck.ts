@@ -194,12 +194,29 @@ export function holesIn(index: TimelineIndex, imagesOf: KeyRange | undefined): s
     );
   }
   if (cutoff !== undefined && cutoff > covered) covered = cutoff;
+  const wholes = (index.retention?.stretches ?? []).map(({ from, to }) => ({ from: from.lsn, to: to.lsn }));
+  for (const whole of [...wholes, { from: covered, to: index.durableLsn }]) {
+    holes.push(...holesBetween(whole, deltas, index.durableLsn));
+  }
+  return holes;
+}
+
+/** `deltas` by where they begin. */
+function holesBetween(
+  { from, to }: { from: Lsn; to: Lsn },
+  deltas: readonly LayerDescriptor[],
+  end: Lsn,
+): string[] {
+  const holes: string[] = [];
+  let covered = from;
   for (const { startLsn, endLsn } of deltas) {
+    if (startLsn >= to) break;
     if (startLsn > covered) holes.push(`has no layer from ${formatLsn(covered)} to ${formatLsn(startLsn)}`);
     if (endLsn > covered) covered = endLsn;
   }
-  if (covered < index.durableLsn) {
-    holes.push(`has no layer from ${formatLsn(covered)} to its end, ${formatLsn(index.durableLsn)}`);
+  if (covered < to) {
+    const where = to === end ? "its end, " : "";
+    holes.push(`has no layer from ${formatLsn(covered)} to ${where}${formatLsn(to)}`);
   }
   return holes;
 }

@@ -12,7 +12,13 @@ import { type KeyRange, formatKey, parseKey } from "./key-range.ts";
 import { checkSpans } from "./key-spans.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
-import { type RetainedPoint, type Retention, renderCommitTime } from "./retention.ts";
+import {
+  type RetainedPoint,
+  type Retention,
+  type Stretch,
+  renderCommitTime,
+  stretchEnds,
+} from "./retention.ts";
 
 export const INDEX_FILE_NAME = "index.json";
 export const TEMPORARY_SUFFIX = ".tmp";
@@ -72,13 +78,19 @@ export function encodeIndex(index: TimelineIndex): Uint8Array {
   return bytes;
 }
 
-function renderRetention({ cutoff, points }: Retention): object {
+function renderRetention({ cutoff, points, stretches = [] }: Retention): object {
   const render = (point: RetainedPoint) => ({
     lsn: formatLsn(point.lsn),
     previous_lsn: formatLsn(point.previousLsn),
     ...renderCommitTime(point.commitMs),
   });
-  return { cutoff: render(cutoff), points: points.map(render) };
+  return {
+    cutoff: render(cutoff),
+    points: points.map(render),
+    ...(stretches.length > 0
+      ? { stretches: stretches.map(({ from, to }) => ({ from: render(from), to: render(to) })) }
+      : {}),
+  };
 }
 
 /** Throws `corrupt` with file and offset. */
@@ -151,13 +163,33 @@ function readRetention(index: unknown, startLsn: Lsn, durableLsn: Lsn): { retent
   if (typeof index !== "object" || index === null || !("retention" in index)) return {};
   const points = memberOf(index.retention, "points");
   if (!Array.isArray(points)) throw corrupt('"points" is no list');
-  const retention = { cutoff: readPoint(memberOf(index.retention, "cutoff")), points: points.map(readPoint) };
-  let last: number = startLsn - 1;
-  for (const { lsn } of [...retention.points, retention.cutoff]) {
-    if (lsn <= last || lsn > durableLsn) throw corrupt(`retains ${formatLsn(lsn)} out of order`);
-    last = lsn;
-  }
+  const retention = {
+    cutoff: readPoint(memberOf(index.retention, "cutoff")),
+    points: points.map(readPoint),
+    ...readStretches(index.retention),
+  };
+  const checkOrder = (ascending: readonly RetainedPoint[]): void => {
+    let last: number = startLsn - 1;
+    for (const { lsn } of [...ascending, retention.cutoff]) {
+      if (lsn <= last || lsn > durableLsn) throw corrupt(`retains ${formatLsn(lsn)} out of order`);
+      last = lsn;
+    }
+  };
+  checkOrder(retention.points);
+  checkOrder(stretchEnds(retention.stretches ?? []));
   return { retention };
+}
+
+function readStretches(retention: unknown): { stretches?: readonly Stretch[] } {
+  if (typeof retention !== "object" || retention === null || !("stretches" in retention)) return {};
+  const { stretches } = retention;
+  if (!Array.isArray(stretches)) throw corrupt('"stretches" is no list');
+  return {
+    stretches: stretches.map((stretch: unknown) => ({
+      from: readPoint(memberOf(stretch, "from")),
+      to: readPoint(memberOf(stretch, "to")),
+    })),
+  };
 }
 
 function readPoint(point: unknown): RetainedPoint {

@@ -14,13 +14,15 @@ export interface GcInput {
   readonly cutoffLsn: Lsn;
   /** Below the cutoff. */
   readonly points: readonly Lsn[];
+  /** Below the cutoff; between the two, everything is to be readable. */
+  readonly stretches?: readonly { readonly fromLsn: Lsn; readonly toLsn: Lsn }[];
   /** Keys of which images are made. The others are only read where they are above the cutoff. */
   readonly imagesWithin: KeyRange;
 }
 
 /** Why a layer stays. */
 export type KeptBy =
-  /** It reaches above the cutoff. */
+  /** It reaches above the cutoff, or into a stretch. */
   | { readonly kind: "window" }
   /** It is what the history above the cutoff begins with; `only`: and is not needed at a point below. */
   | { readonly kind: "cutoff"; readonly only: boolean }
@@ -48,9 +50,10 @@ export function planGc(input: GcInput): GcPlan {
 function keptBy(
   layer: LayerDescriptor,
   images: readonly LayerDescriptor[],
-  { cutoffLsn, points, imagesWithin }: GcInput,
+  { cutoffLsn, points, stretches = [], imagesWithin }: GcInput,
 ): KeptBy | undefined {
-  if (layer.endLsn > cutoffLsn) return { kind: "window" };
+  if (layer.endLsn > cutoffLsn || stretches.some((stretch) => reachesInto(layer, stretch)))
+    return { kind: "window" };
   const spans = (layer.spans ?? [layer.range])
     .filter((span) => rangesOverlap(span, imagesWithin))
     .map(({ from, to }) => ({ from: maxKey(from, imagesWithin.from), to: minKey(to, imagesWithin.to) }));
@@ -59,9 +62,15 @@ function keptBy(
     const hiding = images.filter((image) => image.endLsn <= lsn && hides(image, layer));
     return !spans.every((span) => isCovered(span, hiding));
   };
-  const lsns = points.filter(isNeededAt);
+  const lsns = [...points, ...stretches.map(({ fromLsn }) => fromLsn)].filter(isNeededAt);
   if (isNeededAt(cutoffLsn)) return { kind: "cutoff", only: lsns.length === 0 };
   return lsns.length > 0 ? { kind: "points", lsns } : undefined;
+}
+
+/** Whether it has something that is seen in a stretch and not at its beginning. */
+function reachesInto(layer: LayerDescriptor, { fromLsn, toLsn }: { fromLsn: Lsn; toLsn: Lsn }): boolean {
+  if (layer.endLsn <= fromLsn) return false;
+  return layer.kind === LayerKind.Image ? layer.endLsn <= toLsn : layer.startLsn < toLsn;
 }
 
 /** Whether a read that finds the image looks no further for what the layer holds. */

@@ -19,7 +19,13 @@ import { LayerKind } from "./layer-format.ts";
 import { LayerSet, type NewLayer } from "./layer-set.ts";
 import { MemoryLayer } from "./memory-layer.ts";
 import { type KeyHandle, PrefixTable } from "./prefix-table.ts";
-import { type RetainedPoint, type Retention, belowCutoff } from "./retention.ts";
+import {
+  type AnnouncedCutoff,
+  type RetainedPoint,
+  type Retention,
+  checkRetained,
+  pointAt,
+} from "./retention.ts";
 import { type ScanLevel, scanLevels } from "./scan.ts";
 import type { StoreCache } from "./store-cache.ts";
 import { ChainBuilder, type ScanEntry, type ValueChain } from "./value.ts";
@@ -29,7 +35,7 @@ import { addImageLayer, writeDeltaLayer } from "./write-layers.ts";
 export type { AdoptedLayer } from "./adopt.ts";
 export type { ExportOptions } from "./export-delta.ts";
 export { type BlobRef, NO_BLOB } from "./arena.ts";
-export type { RetainedPoint, Retention } from "./retention.ts";
+export type { RetainedPoint, Retention, Stretch } from "./retention.ts";
 export type { KeyHandle } from "./prefix-table.ts";
 export type { LayerDescriptor } from "./layer-file.ts";
 export type { ImageSource } from "./write-images.ts";
@@ -77,7 +83,7 @@ export class TimelineStore implements AsyncDisposable {
   /** Newest first. Replaced, never changed: readers keep the list they began with. */
   private frozen: readonly MemoryLayer[] = [];
   private flushing: Promise<void> | undefined;
-  private announced: { readonly cutoffLsn: Lsn; readonly points: ReadonlySet<Lsn> } | undefined;
+  private announced: AnnouncedCutoff | undefined;
   private readonly imaging = new Set<Promise<void>>();
 
   private constructor(options: StoreOptions, set: LayerSet, files: Files) {
@@ -132,13 +138,9 @@ export class TimelineStore implements AsyncDisposable {
     return this.set.retention?.cutoff.lsn ?? this.set.startLsn;
   }
 
-  /** The point that was retained at exactly this LSN, the cutoff included. */
+  /** The point that was retained at exactly this LSN: the cutoff, one below it, or an end of a stretch. */
   retainedPoint(lsn: Lsn): RetainedPoint | undefined {
-    const { retention } = this;
-    if (retention === undefined || lsn > retention.cutoff.lsn) return undefined;
-    return retention.cutoff.lsn === lsn
-      ? retention.cutoff
-      : retention.points.find((point) => point.lsn === lsn);
+    return this.retention && pointAt(this.retention, lsn);
   }
 
   /** Throws `not_found` if history at an LSN, of this timeline or of an ancestor, was given up or is about to be. */
@@ -149,15 +151,12 @@ export class TimelineStore implements AsyncDisposable {
       store.checkReadable(lsn);
       return;
     }
-    const { announced, gcCutoffLsn } = this;
-    if (lsn < gcCutoffLsn && this.retainedPoint(lsn) === undefined) throw belowCutoff(lsn, gcCutoffLsn);
-    if (announced && lsn < announced.cutoffLsn && !announced.points.has(lsn))
-      throw belowCutoff(lsn, announced.cutoffLsn);
+    checkRetained(lsn, this.retention, this.announced);
   }
 
-  /** From now on nobody begins to read below a cutoff, except at some points; until disposed of. */
-  announceCutoff(cutoffLsn: Lsn, points: ReadonlySet<Lsn>): Disposable {
-    this.announced = { cutoffLsn, points };
+  /** From now on nobody begins to read what is about to be given up; until disposed of. */
+  announceCutoff(announced: AnnouncedCutoff): Disposable {
+    this.announced = announced;
     return { [Symbol.dispose]: () => void (this.announced = undefined) };
   }
 

@@ -63,7 +63,7 @@ test("base backups at every retained point stay the same", { timeout: 600_000 },
   // Everything below the end is given up, but for the branch.
   nowMs += 1000;
   const cutoff = await main.maintenance.planCutoff({ pitrIntervalMs: 0, gcHorizonBytes: 0 });
-  assert.ok(cutoff !== undefined && cutoff.endLsn >= end);
+  assert.ok(cutoff !== undefined && cutoff.cutoff.endLsn >= end);
   const described = await main.maintenance.describe([branchLsn, end]);
   const last = described.at(-1);
   assert.ok(last !== undefined);

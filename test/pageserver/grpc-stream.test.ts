@@ -44,7 +44,7 @@ void test("every kind of answer, on one stream", async () => {
     PageStatus.InternalError,
     "it does not come",
   ]);
-  using _ = stage.store.announceCutoff(toLsn(START + 90), new Set());
+  using _ = stage.store.announceCutoff({ cutoffLsn: toLsn(START + 90), points: new Set() });
   const old = { read: { lsn: toLsn(START + 50), notModifiedSince: START } };
   const [collected, cutoff] = statusOf(await stream.request(pageRequest([0], old)));
   assert.equal(collected, PageStatus.InvalidRequest);

@@ -17,7 +17,8 @@ import type { LayerDescriptor } from "../../storage/layer-file.ts";
 import { LayerKind } from "../../storage/layer-format.ts";
 import { type GcPlan, planGc } from "../../storage/plan-gc.ts";
 import { countFlushed } from "../../storage/plan-merge.ts";
-import type { RetainedPoint, Retention, TimelineStore } from "../../storage/store.ts";
+import type { AnnouncedCutoff } from "../../storage/retention.ts";
+import type { RetainedPoint, Retention, Stretch, TimelineStore } from "../../storage/store.ts";
 import { findCommitAtOrBefore } from "../timeline/commit-times.ts";
 import type { RecordBoundary } from "../timeline/record-boundary.ts";
 import { SerialQueue } from "../timeline/serial-queue.ts";
@@ -120,8 +121,13 @@ export class Maintenance {
     return backgroundPolicy(this.options);
   }
 
-  /** Where history that is kept may begin; undefined if all of it is kept. Never below the present cutoff. */
-  async planCutoff(settings: RetentionSettings): Promise<RecordBoundary | undefined> {
+  /**
+   * Where history that is kept may begin; undefined if all of it is kept. The cutoff is never below the present one; below
+   * that, `wantedLsn` says what of the stretches may go.
+   */
+  async planCutoff(
+    settings: RetentionSettings,
+  ): Promise<{ readonly wantedLsn: Lsn; readonly cutoff: RecordBoundary } | undefined> {
     const { store, cluster } = this.timeline;
     const endLsn = store.durableLsn;
     const unixMs = this.clock.now() - settings.pitrIntervalMs;
@@ -130,9 +136,25 @@ export class Maintenance {
         ? endLsn
         : await findCommitAtOrBefore(store, cluster.pgVersion, { unixMs, endLsn });
     const bySize = toLsn(Math.max(0, endLsn - settings.gcHorizonBytes));
-    const wanted = lsnMax(lsnMin(atTime ?? store.startLsn, bySize), store.gcCutoffLsn);
-    if (wanted <= store.startLsn) return undefined;
-    return this.timeline.recordBoundary(wanted);
+    const wantedLsn = lsnMin(atTime ?? store.startLsn, bySize);
+    const cutoffLsn = lsnMax(wantedLsn, store.gcCutoffLsn);
+    if (cutoffLsn <= store.startLsn) return undefined;
+    return { wantedLsn, cutoff: await this.timeline.recordBoundary(cutoffLsn) };
+  }
+
+  /** What is left of the stretches if history is kept from an LSN on. */
+  async cutStretches(wantedLsn: Lsn): Promise<Stretch[]> {
+    const kept: Stretch[] = [];
+    for (const { from, to } of this.timeline.store.retention?.stretches ?? []) {
+      if (to.lsn <= wantedLsn) continue;
+      if (from.lsn >= wantedLsn) kept.push({ from, to });
+      else {
+        const { endLsn } = await this.timeline.recordBoundary(wantedLsn);
+        const [cut = from] = await this.describe([endLsn]);
+        kept.push({ from: cut, to });
+      }
+    }
+    return kept;
   }
 
   /** What is to be remembered of points that are readable now. */
@@ -156,9 +178,9 @@ export class Maintenance {
     await this.timeline.checkpoint();
   }
 
-  /** Nobody begins to read below the cutoff from now on, except at the points; until disposed of. */
-  announce(cutoffLsn: Lsn, points: ReadonlySet<Lsn>): Disposable {
-    return this.timeline.store.announceCutoff(cutoffLsn, points);
+  /** Nobody begins to read below the cutoff from now on, except what is kept; until disposed of. */
+  announce(announced: AnnouncedCutoff): Disposable {
+    return this.timeline.store.announceCutoff(announced);
   }
 
   /** Writes down what of the history is still readable. */
@@ -183,6 +205,7 @@ export class Maintenance {
       layers: [...this.timeline.store.layers(), ...added],
       cutoffLsn: retention.cutoff.lsn,
       points: retention.points.map((point) => point.lsn),
+      stretches: (retention.stretches ?? []).map(({ from, to }) => ({ fromLsn: from.lsn, toLsn: to.lsn })),
       imagesWithin: this.policy.imagesWithin,
     });
   }
@@ -219,18 +242,29 @@ export class Maintenance {
     await this.queue.run(() => Promise.resolve());
   }
 
-  /** At the last end of a layer below the cutoff, so that the layers up to there can go. */
+  /**
+   * At the last end of a layer below the cutoff, so that the layers up to there can go. Never below an image that is there:
+   * what that one hides may have gone already, so older states can no longer be put together.
+   */
   private async addGarbageImages(
     retention: Retention,
     { thorough, rehearsal = false }: { readonly thorough: boolean; readonly rehearsal?: boolean },
   ): Promise<WrittenOutput[]> {
     const { store } = this.timeline;
     const candidates = this.planGc(retention).kept.filter(({ by }) => by.kind === "cutoff" && by.only);
-    let lsn = store.startLsn;
-    for (const { layer } of candidates) if (layer.kind === LayerKind.Delta) lsn = lsnMax(lsn, layer.endLsn);
-    if (lsn === store.startLsn) return [];
+    if (!candidates.some(({ layer }) => layer.kind === LayerKind.Delta)) return [];
+    const there = store
+      .layers()
+      .filter(({ kind, endLsn }) => kind === LayerKind.Image && endLsn <= retention.cutoff.lsn);
+    const lsn = [...candidates.map(({ layer }) => layer), ...there]
+      .map((layer) => layer.endLsn)
+      .reduce(lsnMax, store.startLsn);
+    const names = candidates.map(({ layer }) => layer.name);
     const images = {
-      names: candidates.map(({ layer }) => layer.name),
+      // Where there are images of this LSN, none are made.
+      names: [
+        ...new Set([...names, ...there.filter(({ endLsn }) => endLsn === lsn).map(({ name }) => name)]),
+      ],
       cuts: [PAGES_END],
       ...GARBAGE_IMAGES[thorough ? "thorough" : "background"],
     };

@@ -110,17 +110,27 @@ async function decide(
   const wanted = await maintenance.planCutoff(options);
   if (wanted === undefined) return undefined;
   const neededLsn = await walNeededFrom(tenant, id);
-  const cutoffLsn =
-    neededLsn < wanted.endLsn ? (await timeline.recordBoundary(neededLsn)).endLsn : wanted.endLsn;
-  if (cutoffLsn <= timeline.startLsn) return undefined;
+  const { startLsn, gcCutoffLsn = startLsn } = timeline;
+  // What is gone already cannot be kept.
+  const keptLsn = lsnMax(neededLsn, gcCutoffLsn);
+  const { endLsn } = wanted.cutoff;
+  const cutoffLsn = keptLsn < endLsn ? (await timeline.recordBoundary(keptLsn)).endLsn : endLsn;
+  if (cutoffLsn <= startLsn) return undefined;
+  const stretches = await maintenance.cutStretches(lsnMin(wanted.wantedLsn, neededLsn));
   // From here to the announcement nothing else runs.
   const roots = rootsOf(tenant, id, timeline).filter((root) => root.lsn < cutoffLsn);
   const lsns = roots.map((root) => root.lsn);
-  using _announced = options.dryRun ? undefined : maintenance.announce(cutoffLsn, new Set(lsns));
+  using _announced = options.dryRun
+    ? undefined
+    : maintenance.announce({ cutoffLsn, points: new Set(lsns), stretches });
   const points = await maintenance.describe([...lsns, cutoffLsn]);
   const cutoff = points.find((point) => point.lsn === cutoffLsn);
   if (cutoff === undefined) return undefined;
-  const retention = { cutoff, points: points.filter((point) => point !== cutoff) };
+  const retention = {
+    cutoff,
+    points: points.filter((point) => point !== cutoff),
+    ...(stretches.length > 0 ? { stretches } : {}),
+  };
   if (!options.dryRun) await maintenance.retain(retention);
   return { retention, roots };
 }
@@ -135,9 +145,7 @@ async function walNeededFrom(tenant: Tenant<ServedTimeline>, id: TimelineId): Pr
       if (reaches(tenant, follower, lsn, id)) lowest = lsnMin(lowest, lsn);
     }
   }
-  const { startLsn, gcCutoffLsn = startLsn } = tenant.timeline(id);
-  // What is gone already cannot be kept.
-  return lsnMax(lowest, gcCutoffLsn);
+  return lowest;
 }
 
 /** Whether the WAL of a timeline from an LSN on is in part that of an ancestor, or of the timeline itself. */

@@ -1,10 +1,11 @@
 /**
  * Ends of records in a timeline's own part of history: where it begins, what is on disk, and any LSN rounded down. Below
- * the GC cutoff only the retained points are known.
+ * the GC cutoff only the retained points and stretches are known.
  */
 import { assert } from "../../base/errors.ts";
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
-import type { TimelineStore } from "../../storage/store.ts";
+import { stretchAt } from "../../storage/retention.ts";
+import type { RetainedPoint, TimelineStore } from "../../storage/store.ts";
 import { windowOfLsn } from "../ingest/keyspace.ts";
 import { type RecordBoundary, findRecordBoundary } from "./record-boundary.ts";
 import { lastStoredStart, storedWindow } from "./stored-windows.ts";
@@ -56,26 +57,33 @@ export class Boundaries {
   /** The last record that ends at or below `lsn`, which is readable and not below the start. */
   async find(lsn: Lsn, live: LiveEnd | undefined): Promise<RecordBoundary> {
     const point = this.store.retainedPoint(lsn);
-    if (point !== undefined) return { previousLsn: point.previousLsn, endLsn: point.lsn };
-    const last = live?.last ?? (await this.durable());
-    return findRecordBoundary(
-      {
-        start: await this.lowest(),
-        last,
-        segmentSize: this.segmentSize,
-        windowOf: windowOfLsn,
-        windowStarts: async (window) =>
-          live?.openWindow.window === window
-            ? live.openWindow.starts
-            : storedWindow(this.store, window, last.endLsn),
-      },
-      lsn,
-    );
+    if (point !== undefined) return boundaryOf(point);
+    const { retention } = this.store;
+    const stretch = retention && lsn < retention.cutoff.lsn ? stretchAt(retention, lsn) : undefined;
+    if (stretch) return this.findBetween(boundaryOf(stretch.from), boundaryOf(stretch.to), { lsn });
+    return this.findBetween(await this.lowest(), live?.last ?? (await this.durable()), { lsn, live });
+  }
+
+  private findBetween(
+    start: RecordBoundary,
+    last: RecordBoundary,
+    { lsn, live }: { lsn: Lsn; live?: LiveEnd | undefined },
+  ): Promise<RecordBoundary> {
+    const windowStarts = async (window: number): Promise<readonly Lsn[]> =>
+      live?.openWindow.window === window
+        ? live.openWindow.starts
+        : storedWindow(this.store, window, last.endLsn);
+    const { segmentSize } = this;
+    return findRecordBoundary({ start, last, segmentSize, windowOf: windowOfLsn, windowStarts }, lsn);
   }
 
   /** Below it, nothing is known: the GC cutoff, or the start. */
   private async lowest(): Promise<RecordBoundary> {
     const cutoff = this.store.retention?.cutoff;
-    return cutoff === undefined ? this.start() : { previousLsn: cutoff.previousLsn, endLsn: cutoff.lsn };
+    return cutoff === undefined ? this.start() : boundaryOf(cutoff);
   }
+}
+
+function boundaryOf({ lsn, previousLsn }: RetainedPoint): RecordBoundary {
+  return { previousLsn, endLsn: lsn };
 }

@@ -5,7 +5,8 @@
 import { ErrorCode, NeonError } from "../../base/errors.ts";
 import { type Lsn, formatLsn, lsnMin } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
-import type { RetainedPoint, TimelineStore } from "../../storage/store.ts";
+import { floorAt } from "../../storage/retention.ts";
+import type { RetainedPoint, Stretch, TimelineStore } from "../../storage/store.ts";
 import { findCommitAtOrBefore, findLastCommit } from "./commit-times.ts";
 
 /** What of a timeline is needed here. */
@@ -26,14 +27,19 @@ export interface TimeQuery {
 /** The end of the last commit at or before a time, or a point with the same commits. Throws `not_found`. */
 export async function resolveTime(timeline: TimedTimeline, unixMs: number, query: TimeQuery): Promise<Lsn> {
   const found = await findCommitAtOrBefore(timeline.store, query.version, { unixMs, endLsn: query.endLsn });
-  if (found !== undefined && isReadable(timeline, found)) return found;
+  if (found !== undefined && counts(timeline, found, { unixMs, endLsn: query.endLsn })) return found;
   let { endLsn } = query;
   for (let at: TimedTimeline = timeline; ;) {
     const point = oldestPoint(at.store, endLsn);
     if (point !== undefined) {
       // Above the point there is no commit up to the time, or it would have been found.
       if (point.commitMs === null || point.commitMs <= unixMs) return point.lsn;
-      throw givenUp(unixMs, point);
+      const beginning =
+        point === at.store.retention?.cutoff ? stretchAtTime(at.store, unixMs)?.from : undefined;
+      if (beginning === undefined) throw givenUp(unixMs, point);
+      if (beginning.commitMs === null || beginning.commitMs <= unixMs) return beginning.lsn;
+      // Before the stretch; if there is nothing below, the ancestors know.
+      if (beginning.lsn > at.startLsn) throw givenUp(unixMs, point);
     }
     if (at.parent === undefined) return beginning(at, unixMs);
     endLsn = lsnMin(endLsn, at.parent.lsn);
@@ -62,14 +68,31 @@ export async function commitTimeAt(
 function oldestPoint(store: TimelineStore, endLsn: Lsn): RetainedPoint | undefined {
   const cutoff = store.retention?.cutoff;
   if (cutoff === undefined || cutoff.lsn <= endLsn) return cutoff;
-  // Branches and computes stand on retained points; nobody else comes here.
-  return store.retainedPoint(endLsn) ?? cutoff;
+  // Branches and computes stand on retained points and in stretches; nobody else comes here.
+  return (store.retention && floorAt(store.retention, endLsn)) ?? cutoff;
 }
 
-function isReadable(timeline: TimedTimeline, lsn: Lsn): boolean {
+/** Whether a commit that was found is the last up to a time: nothing that lies between may have been given up. */
+function counts(
+  timeline: TimedTimeline,
+  lsn: Lsn,
+  { unixMs, endLsn }: { unixMs: number; endLsn: Lsn },
+): boolean {
   let at = timeline;
-  while (lsn <= at.startLsn && at.parent !== undefined) at = at.parent.timeline;
-  return lsn >= at.store.gcCutoffLsn;
+  let end = endLsn;
+  while (lsn <= at.startLsn && at.parent !== undefined) {
+    end = lsnMin(end, at.parent.lsn);
+    at = at.parent.timeline;
+  }
+  const floor = oldestPoint(at.store, end);
+  if (floor === undefined || lsn >= floor.lsn) return true;
+  const stretch = floor === at.store.retention?.cutoff ? stretchAtTime(at.store, unixMs) : undefined;
+  return stretch !== undefined && lsn >= stretch.from.lsn && lsn <= stretch.to.lsn;
+}
+
+/** The oldest stretch that ends with a commit later than a time: what comes behind its end is later still. */
+function stretchAtTime({ retention }: TimelineStore, unixMs: number): Stretch | undefined {
+  return retention?.stretches?.find(({ to }) => to.commitMs !== null && to.commitMs > unixMs);
 }
 
 function beginning(root: TimedTimeline, unixMs: number): Lsn {
