@@ -1,16 +1,20 @@
 /**
  * Random branching, writing, pushing, pulling, deleting and restarting on three pageservers, against a model in which a
- * branch is a list of numbered records: what a transfer must do follows from comparing two lists.
+ * branch is a list of numbered records: what a transfer must do follows from comparing two lists. Once more with garbage
+ * collection, each time with another window: what is readable is right, and what was readable stays so through a transfer.
  */
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
-import type { Lsn } from "../../src/base/lsn.ts";
+import { type Lsn, lsnMax, parseLsn } from "../../src/base/lsn.ts";
+import { collectGarbage } from "../../src/pageserver/compaction/tenant-gc.ts";
+import type { Timeline } from "../../src/pageserver/timeline/timeline.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { SeededRandom } from "../support/random.ts";
 import { Site, TENANT, contentAt } from "./site.ts";
 
 const OPERATIONS = 2000;
+const OPERATIONS_WITH_GC = 700;
 const NAMES = ["main", "dev", "test", "stage", "feature/a", "feature/b", "v1", "v2", "Ünïcode"];
 /** Branches of one pageserver, and records of one branch. */
 const BRANCHES_MAX = 6;
@@ -39,14 +43,17 @@ class Model implements AsyncDisposable {
   readonly counts = new Map<string, number>();
   private readonly random: SeededRandom;
   private readonly digests = new Map<number, string>();
+  /** Then only whole values are written, of which compaction can make images, and only the newest are compared. */
+  private readonly collects: boolean;
   private nextId = 0;
 
-  constructor(random: SeededRandom) {
+  constructor(random: SeededRandom, collects: boolean) {
     this.random = random;
+    this.collects = collects;
   }
 
-  static async create(random: SeededRandom): Promise<Model> {
-    const model = new Model(random);
+  static async create(random: SeededRandom, { collects }: { collects: boolean }): Promise<Model> {
+    const model = new Model(random, collects);
     for (let number = 0; number < 3; number++) {
       const files = new FaultyFiles({ random: () => random.u32() });
       await files.makeDirectory("/site");
@@ -63,6 +70,7 @@ class Model implements AsyncDisposable {
     const { random } = this;
     const at = random.pick(this.sites);
     if (at.branches.size === 0) return this.transfer(at);
+    if (this.collects && random.chance(0.15)) return this.collect(at);
     const dice = random.below(100);
     if (dice < 32) return this.write(at);
     if (dice < 42) return this.branch(at);
@@ -91,7 +99,8 @@ class Model implements AsyncDisposable {
     if (NAMES.indexOf(name) % 3 !== this.sites.indexOf(at) && !random.chance(0.06)) return;
     const records = random.chance(0.2) ? random.between(30, 80) : random.between(1, 12);
     const layers = random.between(1, Math.min(2, records));
-    const ends = await at.site.write(name, random, { records, layers, pages: 12, pageBytes: 520 });
+    const images = this.collects;
+    const ends = await at.site.write(name, random, { records, layers, images, pages: 12, pageBytes: 520 });
     const starts = at.site.lastStarts;
     const added = ends.map((endLsn, index) => ({
       id: this.nextId++,
@@ -101,9 +110,24 @@ class Model implements AsyncDisposable {
     at.branches.set(name, [...history, ...added]);
     const timeline = at.site.timeline(name);
     for (const record of [random.pick(added), added.at(-1)]) {
-      if (record) this.digests.set(record.id, await contentAt(timeline, record.endLsn));
+      if (record) this.digests.set(record.id, await contentAt(timeline, record.endLsn, this.collects));
     }
     this.count("write");
+  }
+
+  /** Garbage collection keeps some WAL, much or little of it, and thoroughly or not. */
+  private async collect(at: ModelSite): Promise<void> {
+    const { random } = this;
+    const tenant = at.site.tenants.get(TENANT);
+    for (const [, entry] of tenant.timelineEntries()) {
+      if (entry.kind !== "open" || random.chance(0.5)) continue;
+      await entry.timeline.maintenance.compact({ thorough: random.chance(0.5) });
+    }
+    const gcHorizonBytes = random.below(random.chance(0.3) ? 100 : 20_000);
+    const thorough = random.chance(0.7);
+    await collectGarbage(tenant, { pitrIntervalMs: 0, gcHorizonBytes, dryRun: false, thorough });
+    await this.check(at, this.pickBranch(at)[0]);
+    this.count("gc");
   }
 
   private async branch(at: ModelSite): Promise<void> {
@@ -114,6 +138,7 @@ class Model implements AsyncDisposable {
     const length = random.chance(0.3) ? history.length : random.below(history.length + 1);
     const lsn = history[length - 1]?.endLsn ?? rootStart(at.site, from);
     const timeline = at.site.timeline(from);
+    if (!(await isReadable(timeline, lsn))) return;
     await at.site.tenants.get(TENANT).createBranch(name, timeline.id, lsn);
     at.branches.set(name, history.slice(0, length));
     this.count("branch");
@@ -150,22 +175,59 @@ class Model implements AsyncDisposable {
     const before = to.branches.get(target);
     if (before === undefined && to.branches.size >= BRANCHES_MAX) return;
     const expected = before === undefined ? "created" : compare(history, before);
+    const readable = before && (await this.readable(to, target, before));
     let result: string;
+    let commonLsn: string | null = null;
     try {
       const done = isPush
         ? await at.site.push(other.site, source, target)
         : await at.site.pull(other.site, target, source);
       result = done.result;
+      commonLsn = done.from_lsn;
     } catch (error) {
       if (!(error instanceof NeonError) || error.code !== ErrorCode.Conflict) throw error;
+      if (before === undefined && /keeps it from/.test(error.message)) return this.count("stuck");
       result = String(error.data["relation"]);
     }
     assert.equal(result, expected, `${isPush ? "push" : "pull"} of ${source} to ${target}`);
     if (result === "created" || result === "updated") {
       to.branches.set(target, history);
       await this.check(to, target);
+      if (to.site.timeline(target).store.retention?.stretches) this.count("gap");
+      const { gcCutoffLsn } = from.site.timeline(source);
+      const fromLsn = lsnMax(gcCutoffLsn, parseLsn(commonLsn ?? "") ?? gcCutoffLsn);
+      const sent = (await this.readable(from, source, history)).filter(({ endLsn }) => endLsn > fromLsn);
+      await this.checkReadable(from.site.timeline(source), [to, target], [...(readable ?? []), ...sent]);
     }
     this.count(result);
+  }
+
+  /** Some records of a branch whose ends can be read. */
+  private async readable(at: ModelSite, name: string, history: History): Promise<ModelRecord[]> {
+    const found: ModelRecord[] = [];
+    for (let count = 0; count < 8 && history.length > 0; count++) {
+      const record = count === 0 ? history.at(-1) : this.random.pick(history);
+      if (record && (await isReadable(at.site.timeline(name), record.endLsn))) found.push(record);
+    }
+    return found;
+  }
+
+  /** After a transfer the receiver can read what it could, and what was sent and lies above the sender's cutoff. */
+  private async checkReadable(
+    sender: Timeline,
+    [to, target]: [ModelSite, string],
+    records: readonly ModelRecord[],
+  ): Promise<void> {
+    const timeline = to.site.timeline(target);
+    for (const { id, endLsn } of records) {
+      assert.ok(await isReadable(timeline, endLsn), `${target} at ${endLsn}, record ${id}`);
+      const content = await contentAt(timeline, endLsn, this.collects);
+      const known = this.digests.get(id);
+      if (known !== undefined) assert.equal(content, known, `${target} at ${endLsn}`);
+      // The sender may have it, too.
+      if (!(await isReadable(sender, endLsn))) continue;
+      assert.equal(await contentAt(sender, endLsn, this.collects), content, `${target} at ${endLsn}`);
+    }
   }
 
   /** A few moments of a branch. */
@@ -185,14 +247,16 @@ class Model implements AsyncDisposable {
     for (const moment of moments) {
       if (!moment) continue;
       const { record } = moment;
+      if (!(await isReadable(timeline, record.endLsn))) continue;
       assert.equal(
-        await contentAt(timeline, record.endLsn),
+        await contentAt(timeline, record.endLsn, this.collects),
         this.digests.get(record.id),
         `${name} at ${record.endLsn}`,
       );
     }
     for (let count = 0; count < 4 && history.length > 0; count++) {
       const { startLsn, endLsn } = this.random.pick(history);
+      if (!(await isReadable(timeline, endLsn))) continue;
       assert.deepEqual(
         await timeline.recordBoundary(endLsn),
         { previousLsn: startLsn, endLsn },
@@ -203,6 +267,20 @@ class Model implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { site } of this.sites) await site[Symbol.asyncDispose]();
+  }
+}
+
+/** What garbage collection has given up is refused, and nothing else is. */
+async function isReadable(timeline: Timeline, lsn: Lsn): Promise<boolean> {
+  try {
+    await timeline.recordBoundary(lsn);
+    return true;
+  } catch (error) {
+    assert(error instanceof NeonError && error.code === ErrorCode.NotFound, String(error));
+    let holder = timeline;
+    while (lsn < holder.startLsn && holder.parent) holder = holder.parent.timeline;
+    assert.ok(lsn < holder.gcCutoffLsn, `${lsn} is refused, the cutoff is ${holder.gcCutoffLsn}`);
+    return false;
   }
 }
 
@@ -221,10 +299,13 @@ function compare(ours: History, theirs: History): string {
   return common === ours.length ? "ahead" : "diverged";
 }
 
-void test(`${OPERATIONS} random operations on three pageservers`, { timeout: 600_000 }, async (t) => {
+async function play(
+  t: TestContext,
+  options: { collects: boolean; operations: number; occur: readonly string[]; least: number },
+): Promise<void> {
   const random = SeededRandom.forTest(t);
-  await using model = await Model.create(random);
-  for (let operation = 0; model.operations < OPERATIONS; operation++) {
+  await using model = await Model.create(random, options);
+  for (let operation = 0; model.operations < options.operations; operation++) {
     try {
       await model.step();
     } catch (error) {
@@ -232,7 +313,23 @@ void test(`${OPERATIONS} random operations on three pageservers`, { timeout: 600
     }
   }
   t.diagnostic(JSON.stringify(Object.fromEntries(model.counts)));
-  for (const what of ["created", "updated", "unchanged", "ahead", "diverged", "delete", "restart"]) {
-    assert.ok((model.counts.get(what) ?? 0) > 10, `${what} occurs`);
+  for (const what of options.occur)
+    assert.ok((model.counts.get(what) ?? 0) > options.least, `${what} occurs`);
+  for (const { site } of model.sites) {
+    if (!site.hasTenant) continue;
+    const signal = AbortSignal.timeout(60_000);
+    const report = await site.tenants.get(TENANT).check({ signal, progress: () => undefined });
+    assert.equal(report.state, "clean", JSON.stringify(report));
   }
+}
+
+const OCCUR = ["created", "updated", "unchanged", "ahead", "diverged", "delete", "restart"];
+
+void test(`${OPERATIONS} random operations on three pageservers`, { timeout: 600_000 }, async (t) => {
+  await play(t, { collects: false, operations: OPERATIONS, occur: OCCUR, least: 10 });
+});
+
+void test(`${OPERATIONS_WITH_GC} of them, with garbage collection`, { timeout: 600_000 }, async (t) => {
+  const occur = ["created", "updated", "gc", "gap"];
+  await play(t, { collects: true, operations: OPERATIONS_WITH_GC, occur, least: 2 });
 });

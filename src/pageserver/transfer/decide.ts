@@ -2,7 +2,7 @@
  * What a transfer has to do: from both sides' histories to the timelines that are made or made longer. Pure; all that is
  * not allowed is refused here, before a byte of data is sent. Cases: DESIGN, "push and pull".
  */
-import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import { ErrorCode, NeonError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import { type Comparison, compareLineages, flattenLineage } from "../../base/lineage.ts";
 import { type Lsn, formatLsn, lsnMax } from "../../base/lsn.ts";
@@ -11,7 +11,7 @@ import {
   type TenantView,
   type TimelineView,
   chainOf,
-  isReadable,
+  highestReadable,
   lineageOf,
   namedTimeline,
 } from "./description.ts";
@@ -73,7 +73,6 @@ function decideNamed(input: DecisionInput, chain: readonly ChainSection[], named
   if (named.hasWriter) throw inUse(input);
   const { endLsn } = named;
   const spans = spansAfter(chain, endLsn).filter((span) => span.toLsn > span.fromLsn);
-  checkHistoryKept(chain, spans, true);
   const step: TransferStep = {
     kind: "extend",
     timelineId: named.id,
@@ -87,6 +86,7 @@ function decideNamed(input: DecisionInput, chain: readonly ChainSection[], named
 
 function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): Decision {
   const common = commonPoint(input, chain);
+  if (common === undefined) checkUnrelated(input, chain);
   // A root has its import even where nothing was written; other timelines may be left out unless they get the name.
   const isRoot = (index: number): boolean => common === undefined && index === 0;
   const spans = spansAfter(chain, common?.lsn).filter(
@@ -98,7 +98,6 @@ function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): De
   for (const [index, span] of spans.entries()) {
     const isExtension = index === 0 && common !== undefined && canGrow(common, span.timelineId);
     const timelineId = isExtension || !taken.has(span.timelineId) ? span.timelineId : input.newTimelineId();
-    checkHistoryKept(chain, [span], isExtension);
     taken.add(timelineId);
     steps.push({
       kind: isExtension ? "extend" : "create",
@@ -110,7 +109,6 @@ function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): De
     });
     before = { timelineId, lsn: span.toLsn };
   }
-  if (common && steps[0]?.kind === "create") checkReadable(common);
   return { kind: "transfer", result: "created", commonLsn: common?.lsn, steps };
 }
 
@@ -120,7 +118,10 @@ interface CommonPoint {
   readonly owner: TimelineView;
 }
 
-/** The greatest LSN up to which some timeline there, with or without a name, has the same history. */
+/**
+ * The greatest LSN up to which some timeline there, with or without a name, has the same history, and at which it can be
+ * read: on what was garbage collected nothing can stand.
+ */
 function commonPoint(input: DecisionInput, chain: readonly ChainSection[]): CommonPoint | undefined {
   const ours = flattenLineage(chain);
   const ids = new Set<TimelineId>(chain.map((section) => section.view.id));
@@ -128,18 +129,27 @@ function commonPoint(input: DecisionInput, chain: readonly ChainSection[]): Comm
   for (const { id } of input.theirs.values()) {
     const theirs = chainOf(input.theirs, id);
     const { commonLsn } = compareLineages(ours, flattenLineage(theirs));
-    if (commonLsn === undefined || (best && commonLsn < best.lsn)) continue;
-    const found = { lsn: commonLsn, owner: ownerOf(theirs, commonLsn) };
-    const isBetter = !best || commonLsn > best.lsn || (!isGrowing(best, ids) && isGrowing(found, ids));
+    const found = commonLsn === undefined ? undefined : highestReadable(theirs, commonLsn);
+    if (found === undefined || (best && found.lsn < best.lsn)) continue;
+    const isBetter = !best || found.lsn > best.lsn || (!isGrowing(best, ids) && isGrowing(found, ids));
     if (isBetter) best = found;
   }
   return best;
 }
 
-function ownerOf(chain: readonly ChainSection[], lsn: Lsn): TimelineView {
-  const owner = chain.findLast((section, index) => index === 0 || lsn > section.startLsn);
-  assert(owner !== undefined, "a chain has a root");
-  return owner.view;
+/** Where nothing can be read of what both have, there is nothing to stand on; and the same import cannot be there twice. */
+function checkUnrelated(input: DecisionInput, chain: readonly ChainSection[]): void {
+  const ours = flattenLineage(chain);
+  for (const { id, gcCutoffLsn } of input.theirs.values()) {
+    const { commonLsn } = compareLineages(ours, lineageOf(input.theirs, id));
+    if (commonLsn === undefined) continue;
+    const data = { lsn: formatLsn(commonLsn), cutoff: formatLsn(gcCutoffLsn) };
+    throw new NeonError(
+      ErrorCode.Conflict,
+      `the branch leaves the receiver's history at ${data.lsn}, but the receiver keeps it from ${data.cutoff} on only`,
+      { hint: "What lies below was garbage collected there: it cannot be built upon.", data },
+    );
+  }
 }
 
 function isGrowing(common: CommonPoint, ids: ReadonlySet<TimelineId>): boolean {
@@ -161,43 +171,6 @@ function spansAfter(chain: readonly ChainSection[], commonLsn: Lsn | undefined):
     }
   }
   return spans;
-}
-
-/** Changes that garbage collection has removed here cannot be sent. */
-function checkHistoryKept(
-  chain: readonly ChainSection[],
-  spans: readonly SourceSpan[],
-  isExtension: boolean,
-): void {
-  for (const { timelineId, fromLsn, toLsn } of spans) {
-    const view = chain.find((section) => section.view.id === timelineId)?.view;
-    if (view === undefined || toLsn === fromLsn || view.gcCutoffLsn <= fromLsn) continue;
-    if (!isExtension && fromLsn === view.startLsn) continue;
-    throw historyGone(fromLsn, view.gcCutoffLsn);
-  }
-}
-
-/** The receiver ends where the sender has no changes any more. */
-export function historyGone(fromLsn: Lsn, cutoffLsn: Lsn): NeonError {
-  const data = { from: formatLsn(fromLsn), cutoff: formatLsn(cutoffLsn) };
-  return new NeonError(
-    ErrorCode.Conflict,
-    `the receiver has the history up to ${data.from}, but the sender keeps changes from ${data.cutoff} on only`,
-    {
-      hint: "What lies between was garbage collected. Delete the branch at the receiver to get a fresh copy, or keep more history (pitr_interval).",
-      data,
-    },
-  );
-}
-
-function checkReadable({ owner, lsn }: CommonPoint): void {
-  if (isReadable(owner, lsn)) return;
-  const data = { lsn: formatLsn(lsn), cutoff: formatLsn(owner.gcCutoffLsn) };
-  throw new NeonError(
-    ErrorCode.Conflict,
-    `the branch leaves the receiver's history at ${data.lsn}, but the receiver keeps it from ${data.cutoff} on only`,
-    { hint: "What lies below was garbage collected there: it cannot be built upon.", data },
-  );
 }
 
 function refusal({ operation, branch }: DecisionInput, { relation, commonLsn }: Comparison): NeonError {

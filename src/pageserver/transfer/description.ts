@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { corrupt } from "../../base/errors.ts";
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import { type Lineage, type LineageSection, flattenLineage } from "../../base/lineage.ts";
-import { type Lsn, formatLsn, parseLsn } from "../../base/lsn.ts";
+import { type Lsn, formatLsn, lsnMin, parseLsn } from "../../base/lsn.ts";
 import { JsonFields } from "../json-fields.ts";
 import { HISTORY_MAX, TIMELINES_MAX } from "./limits.ts";
 
@@ -25,8 +25,9 @@ export interface TimelineView {
   readonly history: readonly HistoryView[];
   /** What lies below cannot be read any more. At `startLsn` or below if nothing was removed. */
   readonly gcCutoffLsn: Lsn;
-  /** Points below the cutoff that can be read all the same. */
+  /** Points below the cutoff that can be read all the same, and stretches of the history. */
   readonly retainedLsns: readonly Lsn[];
+  readonly stretches: readonly { readonly fromLsn: Lsn; readonly toLsn: Lsn }[];
   /** Branches that name it. */
   readonly names: readonly string[];
   /** A compute may write to it. */
@@ -98,6 +99,10 @@ export function renderDescription(view: TenantView): object {
       history: renderHistory(timeline.history),
       cutoff: formatLsn(timeline.gcCutoffLsn),
       retained: timeline.retainedLsns.map(formatLsn),
+      stretches: timeline.stretches.map(({ fromLsn, toLsn }) => ({
+        from: formatLsn(fromLsn),
+        to: formatLsn(toLsn),
+      })),
       names: timeline.names,
       writer: timeline.hasWriter,
     })),
@@ -146,6 +151,11 @@ function parseTimeline(fields: JsonFields): TimelineView {
     history: parseHistory(fields, startLsn),
     gcCutoffLsn: fields.lsn("cutoff"),
     retainedLsns: fields.texts("retained").map((text) => parseLsn(text) ?? fail(fields, "retained")),
+    // Earlier versions have none.
+    stretches: (fields.has("stretches") ? fields.objects("stretches") : []).map((stretch) => ({
+      fromLsn: stretch.lsn("from"),
+      toLsn: stretch.lsn("to"),
+    })),
     names: fields.texts("names"),
     hasWriter: fields.boolean("writer"),
   };
@@ -155,9 +165,35 @@ function fail(fields: JsonFields, key: string): never {
   throw fields.wrong(key, "must be a list of LSNs");
 }
 
+/** How far down from an LSN everything of a timeline's own is there; undefined if it is not there at the LSN itself. */
+export function floorOf({ gcCutoffLsn, retainedLsns, stretches }: TimelineView, lsn: Lsn): Lsn | undefined {
+  if (lsn >= gcCutoffLsn) return gcCutoffLsn;
+  const stretch = stretches.find(({ fromLsn, toLsn }) => lsn >= fromLsn && lsn <= toLsn);
+  return stretch?.fromLsn ?? retainedLsns.find((retained) => retained === lsn);
+}
+
 /** Whether the state at an LSN of its own part of the history is still there. */
 export function isReadable(timeline: TimelineView, lsn: Lsn): boolean {
-  return lsn >= timeline.gcCutoffLsn || timeline.retainedLsns.includes(lsn);
+  return floorOf(timeline, lsn) !== undefined;
+}
+
+/** The highest LSN of a history, up to a given one, whose state is there, and the timeline that has it. */
+export function highestReadable(
+  chain: readonly ChainSection[],
+  lsn: Lsn,
+): { readonly lsn: Lsn; readonly owner: TimelineView } | undefined {
+  let upTo = lsn;
+  for (const [index, { view, startLsn, endLsn }] of [...chain.entries()].reverse()) {
+    upTo = lsnMin(upTo, endLsn);
+    if (index > 0 && upTo <= startLsn) continue;
+    const below = [...view.retainedLsns, ...view.stretches.map(({ toLsn }) => toLsn)];
+    const readable = isReadable(view, upTo)
+      ? upTo
+      : below.filter((at) => at <= upTo).reduce<Lsn | undefined>((a, b) => (a && a > b ? a : b), undefined);
+    if (readable !== undefined && (index === 0 || readable > startLsn)) return { lsn: readable, owner: view };
+    upTo = startLsn;
+  }
+  return undefined;
 }
 
 /** Ascending, from `startLsn` on. */

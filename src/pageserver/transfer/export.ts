@@ -1,11 +1,15 @@
 /**
  * The sender's layer files for each step of a transfer: as they are where they lie within what is sent, cut to it where
  * they reach beyond. Files that are made for the purpose go into a directory of their own, which goes away with this
- * object; those of the timelines are kept from being deleted as long as it lives.
+ * object; those of the timelines are held by the caller.
+ *
+ * What lies above an LSN makes any state of that LSN into that of a later one, also where garbage collection has removed
+ * layers between: what a removed layer had is in an image at or below the cutoff, and then the image is sent. Only what
+ * lies between the two is not whole; so the cutoff goes along.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { ErrorCode, NeonError, assert } from "../../base/errors.ts";
+import { assert } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { type Key, type KeyPrefix, compareKeyPrefixes } from "../../storage/key.ts";
@@ -15,17 +19,17 @@ import { FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../storage/layer-format.
 import { decodeFooter } from "../../storage/layer-codec.ts";
 import { mergeDeltas } from "../../storage/merge-deltas.ts";
 import { readExactly } from "../../storage/read-file.ts";
-import { belowCutoff } from "../../storage/retention.ts";
+import { belowCutoff, floorAt } from "../../storage/retention.ts";
 import { StoreCache } from "../../storage/store-cache.ts";
-import type { Retention, TimelineStore } from "../../storage/store.ts";
+import type { RetainedPoint, Retention } from "../../storage/store.ts";
 import { recordWindowKey } from "../ingest/keyspace.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
-import { type SourceSpan, type TransferStep, historyGone } from "./decide.ts";
+import type { SourceSpan, TransferStep } from "./decide.ts";
 import type { ChainSection, HistoryView } from "./description.ts";
+import type { HeldChain } from "./held-chain.ts";
 import type { PlannedLayer, PlannedStep } from "./plan.ts";
 import { type RecordWindow, windowsAround, writeWindows } from "./source-windows.ts";
-import { exchangeOf } from "./tenant-view.ts";
 
 /** Cutting reads each block once. */
 const CACHE_BYTES = 1024 * 1024;
@@ -61,22 +65,16 @@ export function withoutRepeats(steps: readonly ExportedStep[]): ExportedStep[] {
 
 export class Exporter implements AsyncDisposable {
   private readonly tenant: Tenant<ServedTimeline>;
-  private readonly chain: readonly ChainSection[];
+  private readonly held: HeldChain;
   private readonly files: Files;
   private readonly directory: string;
   private readonly cache: StoreCache;
-  private readonly pins: Disposable[] = [];
   private made = 0;
 
-  /** `chain` is the whole history of what is sent; `directory` does not exist yet. */
-  constructor(options: {
-    tenant: Tenant<ServedTimeline>;
-    chain: readonly ChainSection[];
-    directory: string;
-    files: Files;
-  }) {
+  /** `directory` does not exist yet. */
+  constructor(options: { tenant: Tenant<ServedTimeline>; held: HeldChain; directory: string; files: Files }) {
     this.tenant = options.tenant;
-    this.chain = options.chain;
+    this.held = options.held;
     this.files = options.files;
     this.directory = options.directory;
     this.cache = new StoreCache({ capacityBytes: CACHE_BYTES }, { files: options.files });
@@ -93,7 +91,7 @@ export class Exporter implements AsyncDisposable {
       signal?.throwIfAborted();
       planned.push({ descriptor, fingerprint: await fingerprintOf(this.files, path, descriptor) });
     }
-    const last = step.spans.at(-1)?.timelineId ?? this.chain.at(-1)?.view.id;
+    const last = step.spans.at(-1)?.timelineId ?? this.held.chain.at(-1)?.view.id;
     assert(last !== undefined, "a step has a source");
     return {
       kind: step.kind,
@@ -102,22 +100,21 @@ export class Exporter implements AsyncDisposable {
       fromLsn: step.fromLsn,
       toLsn: step.toLsn,
       history: step.spans.flatMap((span) => this.historyOf(span)),
-      retention: this.retentionOf(step),
+      retention: await this.retentionOf(step),
       createdAt: this.tenant.timeline(last).createdAt,
       layers: planned,
       paths: layers.map((layer) => layer.path),
     };
   }
 
-  /** Lets the files go, and removes those that were made. */
+  /** Removes the files that were made. */
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const pin of this.pins.splice(0)) pin[Symbol.dispose]();
     await this.cache[Symbol.asyncDispose]();
     if (this.made > 0) await this.files.removeTree(this.directory);
   }
 
   private section(span: SourceSpan): ChainSection {
-    const section = this.chain.find((candidate) => candidate.view.id === span.timelineId);
+    const section = this.held.chain.find((candidate) => candidate.view.id === span.timelineId);
     assert(section !== undefined, "a span is of the chain");
     return section;
   }
@@ -128,33 +125,48 @@ export class Exporter implements AsyncDisposable {
     );
   }
 
-  /** A timeline that is sent from its beginning is there as far as garbage collection has left it. */
-  private retentionOf(step: TransferStep): Retention | undefined {
-    const [span] = step.spans;
-    if (step.kind === "extend" || span === undefined) return undefined;
-    const { store, startLsn } = this.storeOf(span);
-    const { retention } = store;
-    if (retention === undefined || span.fromLsn !== startLsn) return undefined;
-    if (span.toLsn >= retention.cutoff.lsn) return retention;
-    const cutoff = store.retainedPoint(span.toLsn);
-    if (cutoff === undefined) throw belowCutoff(span.toLsn, retention.cutoff.lsn);
-    return { cutoff, points: retention.points.filter((point) => point.lsn < cutoff.lsn) };
+  /** What of the step will be readable, if not all of it. */
+  private async retentionOf(step: TransferStep): Promise<Retention | undefined> {
+    const span = step.spans.findLast((candidate) => this.gapBelow(candidate) !== undefined);
+    if (span === undefined) return undefined;
+    const { retention } = this.held.timeline(span.timelineId);
+    const cutoff = retention && floorAt(retention, span.toLsn);
+    assert(retention !== undefined && cutoff !== undefined, "there is a gap");
+    // What comes before is not there as it is here, or is the receiver's own.
+    if (step.kind === "extend" || span !== step.spans[0]) return { cutoff, points: [] };
+    const isWithin = (point: RetainedPoint): boolean =>
+      point.lsn < cutoff.lsn && (point.lsn > span.fromLsn || this.isWhole(step, span));
+    const stretches = retention.stretches?.filter(({ from, to }) => isWithin(from) && isWithin(to)) ?? [];
+    const points = retention.points.filter(isWithin);
+    return { cutoff, points, ...(stretches.length > 0 ? { stretches } : {}) };
   }
 
-  private storeOf(span: SourceSpan): { store: TimelineStore; startLsn: Lsn } {
-    const { store } = exchangeOf(this.tenant.timeline(span.timelineId));
-    return { store, startLsn: this.section(span).view.startLsn };
+  /** Up to where a span lacks changes that were garbage collected; undefined if it has all. */
+  private gapBelow({ timelineId, fromLsn, toLsn }: SourceSpan): Lsn | undefined {
+    const { retention } = this.held.timeline(timelineId);
+    if (retention === undefined || toLsn === fromLsn) return undefined;
+    const floor = floorAt(retention, toLsn);
+    if (floor === undefined) throw belowCutoff(toLsn, retention.cutoff.lsn);
+    return floor.lsn > fromLsn ? floor.lsn : undefined;
+  }
+
+  /** Whether a timeline is sent from its beginning, with the images that it has there. */
+  private isWhole(step: TransferStep, span: SourceSpan): boolean {
+    return step.kind === "create" && span.fromLsn === this.section(span).view.startLsn;
   }
 
   private async windowsOf(step: TransferStep): Promise<RecordWindow[]> {
     const last = step.spans.at(-1);
     if (last === undefined) return [];
-    const points = step.spans.slice(1).map((span) => span.fromLsn);
-    if (step.kind === "extend") points.push(step.fromLsn);
-    if (last.toLsn < exchangeOf(this.tenant.timeline(last.timelineId)).store.durableLsn)
-      points.push(last.toLsn);
-    const sections = this.chain.map(({ view, startLsn, endLsn }) => ({
-      store: exchangeOf(this.tenant.timeline(view.id)).store,
+    // Below a gap nobody asks; at the end of one, the cutoff says what the record before is.
+    const gapLsn = step.spans.reduce((highest, span) => Math.max(highest, this.gapBelow(span) ?? -1), -1);
+    const seams = step.spans.slice(1).map((span) => span.fromLsn);
+    if (step.kind === "extend") seams.push(step.fromLsn);
+    const { store } = this.held.timeline(last.timelineId);
+    if (last.toLsn < store.durableLsn) seams.push(last.toLsn);
+    const points = seams.filter((lsn) => lsn > gapLsn);
+    const sections = this.held.chain.map(({ view, startLsn, endLsn }) => ({
+      store: this.held.timeline(view.id).store,
       startLsn,
       endLsn,
     }));
@@ -165,7 +177,7 @@ export class Exporter implements AsyncDisposable {
   private async storedAtEnd(step: TransferStep, windows: readonly RecordWindow[]): Promise<Key[]> {
     const last = step.spans.at(-1);
     if (last === undefined) return [];
-    const { store } = exchangeOf(this.tenant.timeline(last.timelineId));
+    const { store } = this.held.timeline(last.timelineId);
     const keys: Key[] = [];
     for (const { window } of windows) {
       const key = recordWindowKey(window);
@@ -181,29 +193,19 @@ export class Exporter implements AsyncDisposable {
     replaced: readonly Key[],
     signal: AbortSignal | undefined,
   ): Promise<FoundLayer[]> {
-    const { store } = exchangeOf(this.tenant.timeline(span.timelineId));
+    const { store, layers } = this.held.timeline(span.timelineId);
     const { view } = this.section(span);
-    if (store.durableLsn < span.toLsn) {
-      throw new NeonError(
-        ErrorCode.Failed,
-        `timeline ${span.timelineId} is not in layer files as far as it is sent`,
-      );
-    }
-    const pin = store.pin();
-    this.pins.push(pin);
-    const isWhole = step.kind === "create" && span.fromLsn === view.startLsn;
-    // Garbage collection writes down what it gives up before it removes a file: what is pinned is at least that.
-    if (!isWhole && store.gcCutoffLsn > span.fromLsn) throw historyGone(span.fromLsn, store.gcCutoffLsn);
-    const needsDerived = isWhole && store.retention !== undefined;
+    const isWhole = this.isWhole(step, span);
+    const gapLsn = this.gapBelow(span) ?? -1;
     const found: FoundLayer[] = [];
-    for (const descriptor of pin.layers) {
+    for (const descriptor of layers) {
       signal?.throwIfAborted();
       const path = store.pathOf(descriptor);
       if (descriptor.kind === LayerKind.Image) {
         const isWanted =
           descriptor.endLsn <= span.toLsn &&
           (isWhole || descriptor.endLsn > span.fromLsn) &&
-          (needsDerived || !descriptor.derived);
+          (descriptor.endLsn <= gapLsn || !descriptor.derived);
         if (isWanted) found.push({ path, descriptor });
         continue;
       }

@@ -10,7 +10,7 @@ import { formatKey, parseKey } from "../../storage/key-range.ts";
 import type { LayerDescriptor } from "../../storage/layer-file.ts";
 import { FILE_SIZE_MAX, FOOTER_SIZE, HEADER_SIZE, LayerKind } from "../../storage/layer-format.ts";
 import type { RetainedPoint, Retention } from "../../storage/store.ts";
-import { renderCommitTime } from "../../storage/retention.ts";
+import { renderCommitTime, stretchEnds } from "../../storage/retention.ts";
 import { JsonFields } from "../json-fields.ts";
 import { type HistoryView, parseHistory, renderHistory } from "./description.ts";
 import { CHUNK_SIZE, HISTORY_MAX, LAYERS_MAX, STEPS_MAX, TRANSFER_BYTES_MAX } from "./limits.ts";
@@ -30,7 +30,7 @@ export interface PlannedStep {
   readonly toLsn: Lsn;
   /** What is added to its history. */
   readonly history: readonly HistoryView[];
-  /** Of a timeline that is made: what garbage collection has left of it, if not everything. */
+  /** What garbage collection has left of what is sent, if not everything; below it, the receiver's own history. */
   readonly retention: Retention | undefined;
   /** Milliseconds since 1970; of a timeline that is made. */
   readonly createdAt: number;
@@ -145,8 +145,7 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
   const toLsn = fields.lsn("to");
   const retention = parseRetention(fields.optionalObject("retention"), fromLsn, toLsn);
   if (toLsn < fromLsn) throw fields.wrong("to", "must not lie below the start");
-  if (kind === "extend" && retention)
-    throw fields.wrong("retention", "must be null for a timeline that exists");
+  if (kind === "extend" && retention) checkGap(fields, retention, fromLsn);
   if (kind === "extend" && ancestor)
     throw fields.wrong("ancestor", "must be null for a timeline that exists");
   if (ancestor && ancestor.lsn !== fromLsn) throw fields.wrong("from", "must be where the ancestor is left");
@@ -166,8 +165,21 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
   };
 }
 
-function renderRetention({ cutoff, points }: Retention): object {
-  return { cutoff: renderPoint(cutoff), points: points.map(renderPoint) };
+/** A timeline that exists keeps what it has below its end; up to the cutoff there is a gap. */
+function checkGap(fields: JsonFields, { cutoff, points, stretches }: Retention, fromLsn: Lsn): void {
+  if (cutoff.lsn > fromLsn && points.length === 0 && stretches === undefined) return;
+  throw fields.wrong(
+    "retention",
+    "must have a cutoff above the end, and nothing else, for a timeline that exists",
+  );
+}
+
+function renderRetention({ cutoff, points, stretches = [] }: Retention): object {
+  return {
+    cutoff: renderPoint(cutoff),
+    points: points.map(renderPoint),
+    stretches: stretches.map(({ from, to }) => ({ from: renderPoint(from), to: renderPoint(to) })),
+  };
 }
 
 function renderPoint({ lsn, previousLsn, commitMs }: RetainedPoint): object {
@@ -180,12 +192,22 @@ function parseRetention(fields: JsonFields | undefined, fromLsn: Lsn, toLsn: Lsn
   if (listed.length > HISTORY_MAX) throw fields.wrong("points", `must have at most ${HISTORY_MAX} entries`);
   const points = listed.map(parsePoint);
   const cutoff = parsePoint(fields.object("cutoff"));
-  let before = (fromLsn - 1) as Lsn;
-  for (const { lsn, previousLsn } of [...points, cutoff]) {
-    if (lsn <= before || lsn > toLsn || previousLsn > lsn) throw fields.wrong("points", "must be in order");
-    before = lsn;
-  }
-  return { cutoff, points };
+  const stretches = (fields.has("stretches") ? fields.objects("stretches") : []).map((stretch) => ({
+    from: parsePoint(stretch.object("from")),
+    to: parsePoint(stretch.object("to")),
+  }));
+  if (stretches.length > HISTORY_MAX)
+    throw fields.wrong("stretches", `must have at most ${HISTORY_MAX} entries`);
+  const checkOrder = (key: string, ascending: readonly RetainedPoint[]): void => {
+    let before = (fromLsn - 1) as Lsn;
+    for (const { lsn, previousLsn } of [...ascending, cutoff]) {
+      if (lsn <= before || lsn > toLsn || previousLsn > lsn) throw fields.wrong(key, "must be in order");
+      before = lsn;
+    }
+  };
+  checkOrder("points", points);
+  checkOrder("stretches", stretchEnds(stretches));
+  return { cutoff, points, ...(stretches.length > 0 ? { stretches } : {}) };
 }
 
 function parsePoint(fields: JsonFields): RetainedPoint {

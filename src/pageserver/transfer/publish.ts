@@ -11,7 +11,7 @@ import type { Clock, Files } from "../../base/seams.ts";
 import { parseControlFile } from "../../postgres/control-file.ts";
 import { versionByMajor } from "../../postgres/versions/versions.ts";
 import { StoreCache } from "../../storage/store-cache.ts";
-import { type AdoptedLayer, TimelineStore } from "../../storage/store.ts";
+import { type AdoptedLayer, type Retention, TimelineStore } from "../../storage/store.ts";
 import { CONTROL_FILE_KEY } from "../ingest/keyspace.ts";
 import { loadIngestState } from "../ingest/load-state.ts";
 import { makeReconstructor } from "../read/make-reconstructor.ts";
@@ -205,7 +205,13 @@ class Publisher {
       );
     }
     const tried = await this.tryOut(step, layers, { store: exchange.store, lsn: step.fromLsn });
-    await exchange.extend({ history: step.history, layers: tried, endLsn: step.toLsn });
+    const retention = step.retention && (await retentionAbove(timeline, step.retention));
+    await exchange.extend({
+      history: step.history,
+      layers: tried,
+      endLsn: step.toLsn,
+      ...(retention ? { retention } : {}),
+    });
     return timeline;
   }
 
@@ -226,7 +232,7 @@ class Publisher {
       { files, cache },
     );
     try {
-      await trial.adopt(layers, step.toLsn);
+      await trial.adopt(layers, step.toLsn, step.retention);
       await this.checkEnd(trial, step);
       return trial.layers().map((descriptor) => ({ temporaryPath: trial.pathOf(descriptor), descriptor }));
     } finally {
@@ -304,4 +310,23 @@ class Publisher {
     }
     throw corrupt("the control file that was received is that of another cluster");
   }
+}
+
+/** What of a timeline is readable when it has become longer with a gap above its end: also all that is so now. */
+async function retentionAbove(
+  { startLsn, maintenance, exchange }: ServedTimeline,
+  { cutoff }: Retention,
+): Promise<Retention> {
+  const store = exchange?.store;
+  if (store === undefined || maintenance === undefined) {
+    throw new NeonError(ErrorCode.Unsupported, "this timeline cannot have a gap in its history");
+  }
+  const { retention } = store;
+  const [lowest, end = lowest] = await maintenance.describe([
+    retention?.cutoff.lsn ?? startLsn,
+    store.durableLsn,
+  ]);
+  if (lowest === undefined || end === undefined) throw new AssertionError("points are described");
+  const stretches = [...(retention?.stretches ?? []), { from: lowest, to: end }];
+  return { cutoff, points: retention?.points ?? [], stretches };
 }

@@ -7,28 +7,21 @@ import { join } from "node:path";
 import { ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
 import { type TenantId, type TimelineId, bytesToHex, newTimelineId } from "../../base/ids.ts";
 import type { Lineage } from "../../base/lineage.ts";
-import { type Lsn, formatLsn } from "../../base/lsn.ts";
+import type { Lsn } from "../../base/lsn.ts";
 import type { Files, Random } from "../../base/seams.ts";
 import { readExactly } from "../../storage/read-file.ts";
 import { JsonFields } from "../json-fields.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
 import { type Decision, decide } from "./decide.ts";
-import {
-  type ChainSection,
-  type TenantView,
-  chainOf,
-  lineageDigest,
-  lineageOf,
-  parseDescription,
-} from "./description.ts";
+import { lineageDigest, lineageOf, parseDescription } from "./description.ts";
 import { type ExportedStep, Exporter, withoutRepeats } from "./export.ts";
 import { DIGEST_SIZE, FrameType, encodeChunk, encodeLayerEnd, sha256 } from "./frames.ts";
+import { HeldChain } from "./held-chain.ts";
 import { type Operation, makeIdentity } from "./identity.ts";
 import { CHUNK_SIZE, LAYERS_MAX, WINDOW_CHUNKS } from "./limits.ts";
 import type { Peer } from "./peer.ts";
 import { type PlannedLayer, chunkCount, chunkSize, planBytes, renderPlan } from "./plan.ts";
-import { exchangeOf, viewTenant } from "./tenant-view.ts";
 
 /** Chunks that are read and compressed before they can be sent. */
 const PREPARED_MAX = 4;
@@ -81,8 +74,8 @@ export async function send(
   await peer.greet(identity);
   const target = new JsonFields(await peer.expect(FrameType.Target), "target", (message) => corrupt(message));
   const branch = target.text("branch");
-  const ours = await settledView(tenant, timelineId);
-  const chain = chainOf(ours, timelineId);
+  using held = await HeldChain.take(tenant, timelineId);
+  const ours = held.view;
   const lineage = lineageOf(ours, timelineId);
   if (target.optionalText("digest") === lineageDigest(lineage)) return unchanged(peer, lineage);
   await peer.send(FrameType.Ask, {});
@@ -97,34 +90,7 @@ export async function send(
     newTimelineId: () => newTimelineId(dependencies.random),
   });
   if (decision.kind === "equal") return unchanged(peer, lineage);
-  return new Sending(peer, options, dependencies).run(decision, chain, lineage);
-}
-
-/** The timelines of this pageserver, with everything that is to be sent in layer files. */
-async function settledView(tenant: Tenant<ServedTimeline>, timelineId: TimelineId): Promise<TenantView> {
-  let wanted: Lsn | undefined;
-  const ends = new Map<TimelineId, Lsn>();
-  for (let id: TimelineId | undefined = timelineId; id !== undefined;) {
-    const timeline: ServedTimeline = tenant.timeline(id);
-    const exchange = exchangeOf(timeline);
-    if (wanted === undefined || exchange.store.durableLsn < wanted) await exchange.checkpoint();
-    ends.set(id, exchange.store.durableLsn);
-    if (wanted !== undefined && exchange.store.durableLsn < wanted) {
-      throw new NeonError(
-        ErrorCode.Failed,
-        `timeline ${id} has its layers up to ${formatLsn(exchange.store.durableLsn)} only, ${formatLsn(wanted)} is needed`,
-        { hint: "`neon status` shows what keeps it from writing them." },
-      );
-    }
-    wanted = timeline.ancestor?.lsn;
-    id = timeline.ancestor?.timelineId;
-  }
-  const view = new Map(viewTenant(tenant));
-  for (const [id, endLsn] of ends) {
-    const timeline = view.get(id);
-    if (timeline) view.set(id, { ...timeline, endLsn });
-  }
-  return view;
+  return new Sending(peer, options, dependencies).run(decision, held, lineage);
 }
 
 async function unchanged(peer: Peer, lineage: Lineage): Promise<TransferOutcome> {
@@ -163,13 +129,13 @@ class Sending {
 
   async run(
     decision: Extract<Decision, { kind: "transfer" }>,
-    chain: readonly ChainSection[],
+    held: HeldChain,
     lineage: Lineage,
   ): Promise<TransferOutcome> {
     const { signal, dryRun, tenant, scratchDirectory } = this.options;
     const { files, random } = this.dependencies;
     const directory = join(scratchDirectory, `out-${bytesToHex(random.bytes(8))}`);
-    await using exporter = new Exporter({ tenant, chain, directory, files });
+    await using exporter = new Exporter({ tenant, held, directory, files });
     const exported: ExportedStep[] = [];
     for (const step of decision.steps) exported.push(await exporter.export(step, signal));
     const steps = withoutRepeats(exported);

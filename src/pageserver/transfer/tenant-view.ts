@@ -18,6 +18,7 @@ export function viewTenant(tenant: Tenant<ServedTimeline>): TenantView {
 function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline): TimelineView {
   const { id, ancestor, startLsn, history } = timeline;
   // WAL that is not in layers yet counts: it is put there before anything is built on it.
+  const retention = timeline.exchange?.store.retention;
   const endLsn = lsnMax(timeline.durableWalLsn, timeline.exchange?.store.durableLsn ?? startLsn);
   return {
     id,
@@ -26,7 +27,8 @@ function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline):
     endLsn,
     history,
     gcCutoffLsn: timeline.exchange?.store.gcCutoffLsn ?? startLsn,
-    retainedLsns: timeline.exchange?.store.retention?.points.map((point) => point.lsn) ?? [],
+    retainedLsns: retention?.points.map((point) => point.lsn) ?? [],
+    stretches: (retention?.stretches ?? []).map(({ from, to }) => ({ fromLsn: from.lsn, toLsn: to.lsn })),
     names: tenant.namesOf(id),
     hasWriter: timeline.writer !== undefined,
   };
