@@ -4,9 +4,10 @@
  */
 import type { Load, Measured, PageConnection, PageProtocol, PageTarget } from "./page-protocol.ts";
 import { grpcPages } from "./page-grpc.ts";
+import { httpPages } from "./page-http.ts";
 import { libpqPages } from "./page-libpq.ts";
 
-const PROTOCOLS: readonly PageProtocol[] = [libpqPages, grpcPages];
+const PROTOCOLS: readonly PageProtocol[] = [libpqPages, grpcPages, httpPages];
 
 class Run {
   private readonly load: Load;

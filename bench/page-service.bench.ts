@@ -16,7 +16,7 @@ import type { Load, Measured, PageTarget } from "./page-protocol.ts";
 
 const pages = Number(process.argv[2] ?? 60_000);
 const rows = Number(process.argv[3] ?? 200_000);
-const protocols = (process.argv[4] ?? "libpq,grpc").split(",");
+const protocols = (process.argv[4] ?? "libpq,grpc,http").split(",");
 const full = process.argv[5] === "full";
 /** Of the table, so that all of them are in the cache. */
 const HOT_PAGES = 300;
@@ -114,8 +114,10 @@ const tenantId = await cli.ok("config", "get", "default_tenant_id");
 const branches = (await cli.json("branch"))["branches"] as { timeline_id: string }[];
 const timelineId = branches[0]?.timeline_id ?? "";
 const grpcAddress = await cli.ok("config", "get", "pageserver.listen_grpc");
+const httpAddress = await cli.ok("config", "get", "pageserver.listen");
 const [host = "", port] = address.split(":");
-const ports = { libpq: Number(port), grpc: Number(grpcAddress.split(":")[1]) };
+const portOf = (listen: string): number => Number(listen.split(":")[1]);
+const ports = { libpq: Number(port), grpc: portOf(grpcAddress), http: portOf(httpAddress) };
 const relation = { dbOid: Number(path[1]), relNumber: Number(path[2]) };
 const pid = await cli.pageserverPid();
 await measurePages({ host, ports, token, tenantId, timelineId, ...relation }, pid);

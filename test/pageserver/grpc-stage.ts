@@ -34,7 +34,7 @@ export const REL: RelTag = { spcOid: 1663, dbOid: 5, relNumber: 16_384, fork: 0 
 /** Its size has no meaning. */
 export const DAMAGED: RelTag = { ...REL, relNumber: 16_385 };
 export const START = toLsn(1000);
-const PAGES = 40;
+export const PAGES = 40;
 
 export interface StageOptions {
   readonly pageRateLimit?: number;

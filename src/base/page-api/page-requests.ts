@@ -100,8 +100,12 @@ function checkRel(rel: RelTag | undefined): RelTag {
   return rel;
 }
 
-export function encodeRel({ spcOid, dbOid, relNumber, fork }: RelTag): ProtoWriter {
-  return new ProtoWriter().u32(1, spcOid).u32(2, dbOid).u32(3, relNumber).u32(4, fork);
+export function encodeRel(rel: RelTag): ProtoWriter {
+  return putRel(new ProtoWriter(), rel);
+}
+
+export function putRel(writer: ProtoWriter, { spcOid, dbOid, relNumber, fork }: RelTag): ProtoWriter {
+  return writer.u32(1, spcOid).u32(2, dbOid).u32(3, relNumber).u32(4, fork);
 }
 
 export function decodeRequestId(reader: ProtoReader, into: RequestId = NO_REQUEST_ID): RequestId {
@@ -114,8 +118,8 @@ export function decodeRequestId(reader: ProtoReader, into: RequestId = NO_REQUES
   return { id, attempt };
 }
 
-export function encodeRequestId({ id, attempt }: RequestId): ProtoWriter {
-  return new ProtoWriter().u64(1, id).u32(2, attempt);
+export function putRequestId(writer: ProtoWriter, { id, attempt }: RequestId): ProtoWriter {
+  return writer.u64(1, id).u32(2, attempt);
 }
 
 // GetPages
@@ -162,14 +166,16 @@ export function decodeGetPageRequest(bytes: Uint8Array): ReceivedPageRequest {
   }
 }
 
+const CLASSES = Object.values(PageClass);
+
 /** A class that is not known is one of a client newer than this. */
 function classOf(value: number): PageClass {
-  return Object.values(PageClass).find((known) => known === value) ?? PageClass.Unknown;
+  return CLASSES.find((known) => known === value) ?? PageClass.Unknown;
 }
 
 export function encodeGetPageRequest(request: GetPageRequest): Uint8Array {
   return new ProtoWriter()
-    .message(1, encodeRequestId(request.requestId))
+    .message(1, putRequestId(new ProtoWriter(), request.requestId))
     .u32(2, request.requestClass)
     .message(3, encodeRead(request.read))
     .message(4, encodeRel(request.rel))

@@ -10,14 +10,10 @@ import {
   type RelTag,
   type RequestId,
 } from "./page-model.ts";
-import { decodeRel, decodeRequestId, encodeRel, encodeRequestId } from "./page-requests.ts";
-import { ProtoReader, ProtoWriter, WireType, putVarint, varintSize } from "./protobuf.ts";
+import { decodeRel, decodeRequestId, putRel, putRequestId } from "./page-requests.ts";
+import { ProtoReader, ProtoWriter, varintSize } from "./protobuf.ts";
 
 const NO_REL: RelTag = { spcOid: 0, dbOid: 0, relNumber: 0, fork: 0 };
-const PAGE_TAG = 5 * 8 + WireType.Bytes;
-const BLOCK_TAG = 1 * 8 + WireType.Varint;
-const IMAGE_TAG = 2 * 8 + WireType.Bytes;
-
 /** A message as pieces that are sent one after the other. */
 export interface OutgoingMessage {
   readonly sizeBytes: number;
@@ -30,31 +26,28 @@ export function wholeMessage(bytes: Uint8Array): OutgoingMessage {
   return { sizeBytes: bytes.length, parts: [bytes] };
 }
 
-/** Tag and length of a page, its block, tag and length of its image. */
-const PAGE_HEAD_MAX = 1 + 5 + (1 + 5) + (1 + 5);
-
-/** An answer with pages, which are sent from where they are: to copy them would cost more than all the rest. */
-function pagesMessage(head: Uint8Array, pages: readonly PageImage[]): OutgoingMessage {
-  const heads = new Uint8Array(head.length + pages.length * PAGE_HEAD_MAX);
-  heads.set(head);
-  const parts: Uint8Array[] = [];
-  let start = 0;
-  let at = head.length;
-  let sizeBytes = 0;
-  for (const page of pages) {
-    heads[at++] = PAGE_TAG;
-    at = putVarint(heads, at, pageSize(page));
-    if (page.block !== 0) {
-      heads[at++] = BLOCK_TAG;
-      at = putVarint(heads, at, page.block);
-    }
-    heads[at++] = IMAGE_TAG;
-    at = putVarint(heads, at, page.image.length);
-    parts.push(heads.subarray(start, at), page.image);
-    sizeBytes += at - start + page.image.length;
-    start = at;
+/**
+ * Writes an answer without its images: `onImage` is called for each where it belongs, right after what comes before it.
+ * Returns the size of all images. Request id and relation are there even if there is nothing in them: clients want them.
+ */
+export function putGetPageResponse(
+  writer: ProtoWriter,
+  response: GetPageResponse,
+  onImage: (image: Uint8Array) => void,
+): number {
+  const isOk = response.status === PageStatus.Ok;
+  const id = writer.open(1);
+  putRequestId(writer, response.requestId).close(id).u32(2, response.status);
+  if (!isOk) writer.text(3, response.reason);
+  const rel = writer.open(4);
+  putRel(writer, isOk ? response.rel : NO_REL).close(rel);
+  let imageBytes = 0;
+  for (const page of isOk ? response.pages : []) {
+    writer.blobHead(5, pageSize(page)).u32(1, page.block).blobHead(2, page.image.length);
+    onImage(page.image);
+    imageBytes += page.image.length;
   }
-  return { sizeBytes, parts };
+  return imageBytes;
 }
 
 function pageSize({ block, image }: PageImage): number {
@@ -62,13 +55,64 @@ function pageSize({ block, image }: PageImage): number {
   return number + 1 + varintSize(image.length) + image.length;
 }
 
-/** Request id and relation are there even if there is nothing in them: clients want them. */
-export function encodeGetPageResponse(response: GetPageResponse): OutgoingMessage {
-  const head = new ProtoWriter().message(1, encodeRequestId(response.requestId)).u32(2, response.status);
-  if (response.status === PageStatus.Ok) {
-    return pagesMessage(head.message(4, encodeRel(response.rel)).finish(), response.pages);
+/** Heads in one buffer, and images from where they are: to copy them would cost more than all the rest. */
+export class ResponseWriter {
+  private readonly heads: ProtoWriter;
+  private readonly images: Uint8Array[] = [];
+  /** Where in `heads` each image comes. */
+  private readonly places: number[] = [];
+  private sizeBytes = 0;
+  private readonly onImage = (image: Uint8Array): void => {
+    this.images.push(image);
+    this.places.push(this.heads.sizeBytes);
+  };
+
+  /** Heads are put into these zeros while they suffice. */
+  constructor(room?: Uint8Array) {
+    this.heads = new ProtoWriter(room);
   }
-  return wholeMessage(head.text(3, response.reason).message(4, encodeRel(NO_REL)).finish());
+
+  /** With a gap of `gap` bytes before it; where that is, and the size of the answer without it. */
+  add(response: GetPageResponse, gap = 0): { readonly at: number; readonly sizeBytes: number } {
+    const { heads } = this;
+    const at = heads.gap(gap);
+    const imageBytes = putGetPageResponse(heads, response, this.onImage);
+    const sizeBytes = heads.sizeBytes - at - gap + imageBytes;
+    this.sizeBytes += gap + sizeBytes;
+    return { at, sizeBytes };
+  }
+
+  /** In a gap. */
+  setU32be(at: number, value: number): void {
+    this.heads.setU32be(at, value);
+  }
+
+  finish(): OutgoingMessage {
+    const bytes = this.heads.finish();
+    const parts: Uint8Array[] = [];
+    let start = 0;
+    for (const [index, image] of this.images.entries()) {
+      const end = this.places[index] ?? start;
+      parts.push(bytes.subarray(start, end), image);
+      start = end;
+    }
+    if (start < bytes.length) parts.push(bytes.subarray(start));
+    return { sizeBytes: this.sizeBytes, parts };
+  }
+}
+
+const ANSWER_HEAD_MAX = 64;
+const PAGE_HEAD_MAX = 16;
+
+/** Enough for everything in an answer but its images, and for a reason in short words. */
+export function headRoom(answer: GetPageResponse): number {
+  return ANSWER_HEAD_MAX + PAGE_HEAD_MAX * (answer.status === PageStatus.Ok ? answer.pages.length : 1);
+}
+
+export function encodeGetPageResponse(response: GetPageResponse): OutgoingMessage {
+  const writer = new ResponseWriter();
+  writer.add(response);
+  return writer.finish();
 }
 
 /** Images are views of `bytes`. */

@@ -14,8 +14,8 @@ export const WireType = { Varint: 0, Fixed64: 1, Bytes: 2, Fixed32: 5 } as const
 const VARINT_BYTES_MAX = 10;
 const FIELD_NUMBER_MAX = 0x1fffffff;
 const U32_MAX = 0xffffffff;
-/** Bytes of a varint that fit into a number without a doubt. */
-const PLAIN_BYTES = 7;
+const SAFE_MAX = BigInt(Number.MAX_SAFE_INTEGER);
+const LAST_BYTE = VARINT_BYTES_MAX - 1;
 
 export class ProtoReader {
   private readonly bytes: Uint8Array;
@@ -135,30 +135,30 @@ export class ProtoReader {
     return at;
   }
 
+  /** Sums up to 2^53 are exact, and rounding never takes a greater one below. */
   private varintNumber(): number {
     const start = this.position;
     let value = 0;
     let factor = 1;
-    for (let index = 0; index < PLAIN_BYTES; index++) {
+    for (let index = 0; index < VARINT_BYTES_MAX; index++) {
       const byte = this.bytes[this.take(1)] ?? 0;
-      value += (byte & 0x7f) * factor;
-      if (byte < 0x80) return value;
+      // Of the last byte one bit belongs to the number.
+      value += (byte & (index < LAST_BYTE ? 0x7f : 1)) * factor;
+      if (byte < 0x80) return value > Number.MAX_SAFE_INTEGER ? Number.POSITIVE_INFINITY : value;
       factor *= 128;
     }
-    this.position = start;
-    const whole = this.varint();
-    return whole > BigInt(Number.MAX_SAFE_INTEGER) ? Number.POSITIVE_INFINITY : Number(whole);
+    throw this.wrong(start, "a varint without end");
   }
 
   private varint(): bigint {
     const start = this.position;
+    const plain = this.varintNumber();
+    if (plain !== Number.POSITIVE_INFINITY) return BigInt(plain);
+    const { position } = this;
     let value = 0n;
-    for (let index = 0; index < VARINT_BYTES_MAX; index++) {
-      const byte = this.bytes[this.take(1)] ?? 0;
-      value |= BigInt(byte & 0x7f) << BigInt(7 * index);
-      if (byte < 0x80) return BigInt.asUintN(64, value);
-    }
-    throw this.wrong(start, "a varint without end");
+    for (let at = position - 1; at >= start; at--)
+      value = (value << 7n) | BigInt((this.bytes[at] ?? 0) & 0x7f);
+    return BigInt.asUintN(64, value);
   }
 
   private wrong(offset: number, what: string): Error {
@@ -184,8 +184,17 @@ export function putVarint(target: Uint8Array, at: number, value: number): number
 
 /** Writes small messages. Fields that have their default value are left out, as proto3 wants it. */
 export class ProtoWriter {
-  private buffer = new Uint8Array(64);
+  private buffer: Uint8Array;
   private position = 0;
+
+  /** Writes into these zeros while they suffice. */
+  constructor(room: Uint8Array = new Uint8Array(64)) {
+    this.buffer = room;
+  }
+
+  get sizeBytes(): number {
+    return this.position;
+  }
 
   u32(field: number, value: number): this {
     return value === 0 ? this : this.tag(field, WireType.Varint).varint(value);
@@ -198,6 +207,7 @@ export class ProtoWriter {
   u64(field: number, value: bigint): this {
     if (value === 0n) return this;
     this.tag(field, WireType.Varint);
+    if (value <= SAFE_MAX) return this.varint(Number(value));
     let rest = BigInt.asUintN(64, value);
     for (; rest >= 128n; rest >>= 7n) this.byte(Number(rest & 0x7fn) | 0x80);
     return this.byte(Number(rest));
@@ -228,13 +238,47 @@ export class ProtoWriter {
     return this.blob(field, message.finish());
   }
 
+  /** Begins a message within this one, which is there even if nothing is put into it; returns what `close` wants. */
+  open(field: number): number {
+    this.tag(field, WireType.Bytes);
+    return this.room(1);
+  }
+
+  /** Ends the message that was begun last. */
+  close(opened: number): this {
+    const start = opened + 1;
+    const size = this.position - start;
+    const extra = varintSize(size) - 1;
+    if (extra > 0) {
+      this.room(extra);
+      this.buffer.copyWithin(start + extra, start, start + size);
+    }
+    putVarint(this.buffer, opened, size);
+    return this;
+  }
+
+  /** Begins a field of bytes whose bytes come from elsewhere. */
+  blobHead(field: number, sizeBytes: number): this {
+    return this.tag(field, WireType.Bytes).varint(sizeBytes);
+  }
+
+  /** Leaves so many bytes free, to be set afterwards; where they are. */
+  gap(sizeBytes: number): number {
+    return this.room(sizeBytes);
+  }
+
+  /** In a gap. */
+  setU32be(at: number, value: number): void {
+    for (let index = 0; index < 4; index++) this.buffer[at + index] = value >>> (24 - 8 * index);
+  }
+
   /** View. */
   finish(): Uint8Array {
     return this.buffer.subarray(0, this.position);
   }
 
   private blob(field: number, bytes: Uint8Array): this {
-    this.tag(field, WireType.Bytes).varint(bytes.length);
+    this.blobHead(field, bytes.length);
     const at = this.room(bytes.length);
     this.buffer.set(bytes, at);
     return this;

@@ -23,7 +23,7 @@ export class Counter {
   }
 
   add(labels: Labels, count = 1): void {
-    this.counter.inc({ ...labels }, count);
+    this.counter.inc(labels, count);
   }
 }
 
@@ -41,7 +41,7 @@ export class Histogram {
   }
 
   observe(labels: Labels, seconds: number): void {
-    this.histogram.observe({ ...labels }, seconds);
+    this.histogram.observe(labels, seconds);
   }
 }
 

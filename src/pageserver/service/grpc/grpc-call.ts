@@ -106,12 +106,8 @@ export class GrpcCall {
   /** The next message of the client, a view; undefined when it has sent its last. Throws what aborted the call. */
   async receive(): Promise<Uint8Array | undefined> {
     for (;;) {
-      this.signal.throwIfAborted();
-      const message = this.decoder.next();
-      if (message) {
-        this.messagesReceived++;
-        return message.compressed ? this.decompressed(message.bytes) : message.bytes;
-      }
+      const message = this.receiveNow();
+      if (message !== undefined) return message;
       if (this.halfClosed) {
         if (this.decoder.isInside) throw new GrpcError(GrpcCode.Internal, "a message is cut off");
         return undefined;
@@ -121,6 +117,15 @@ export class GrpcCall {
       await this.woken();
       this.idleSince = undefined;
     }
+  }
+
+  /** The next message if all of it is here. Throws what `receive` would throw. */
+  receiveNow(): Uint8Array | undefined {
+    this.signal.throwIfAborted();
+    const message = this.decoder.next();
+    if (message === undefined) return undefined;
+    this.messagesReceived++;
+    return message.compressed ? this.decompressed(message.bytes) : message.bytes;
   }
 
   /** The only message of a call that has one. */
@@ -140,18 +145,32 @@ export class GrpcCall {
     const isCompressed =
       compressible && this.encoding !== "identity" && message.sizeBytes >= COMPRESSED_SIZE_MIN;
     const sent = isCompressed ? await this.compressed(message) : message;
+    const head = headOf(sent, isCompressed ? 1 : 0);
+    await this.write({ sizeBytes: head.length + sent.sizeBytes, parts: [head, ...sent.parts] });
+  }
+
+  /** Whether answers are compressed, so that only `send` may be used. */
+  get isCompressing(): boolean {
+    return this.encoding !== "identity";
+  }
+
+  /** Sends several messages, each with the head that gRPC wants, as `send` would without compression. */
+  async sendFramed(messages: OutgoingMessage): Promise<void> {
+    this.respond();
+    await this.write(messages);
+  }
+
+  private async write({ sizeBytes, parts }: OutgoingMessage): Promise<void> {
     while (this.ownUnsent > this.limits.unsentBytesMax) await this.drained();
     this.signal.throwIfAborted();
-    const sizeBytes = MESSAGE_HEADER_SIZE + sent.sizeBytes;
     this.ownUnsent += sizeBytes;
     this.unsent.total += sizeBytes;
     const { stream } = this;
     // All pieces go out together.
     stream.cork();
-    stream.write(headOf(sent, isCompressed ? 1 : 0));
-    const last = sent.parts.length - 1;
-    for (let index = 0; index < last; index++) stream.write(sent.parts[index]);
-    stream.write(sent.parts[last] ?? NOTHING, () => {
+    const last = parts.length - 1;
+    for (let index = 0; index < last; index++) stream.write(parts[index]);
+    stream.write(parts[last] ?? NOTHING, () => {
       this.ownUnsent -= sizeBytes;
       this.unsent.total -= sizeBytes;
       this.wakeUp();

@@ -12,6 +12,7 @@ import type { Authentication } from "../authentication.ts";
 import { AuthenticationError, type Refusal } from "../authentication-error.ts";
 import { Front } from "../front.ts";
 import type { Metrics } from "../metrics.ts";
+import { ByteSlab } from "./byte-slab.ts";
 import type { Authenticate } from "./call-target.ts";
 import type { GrpcCall } from "./grpc-call.ts";
 import { GrpcServer, type GrpcServerLimits } from "./grpc-server.ts";
@@ -21,6 +22,7 @@ import type { PageContext } from "./page-context.ts";
 import { grpcMethods } from "./page-service.ts";
 import { RateLimit } from "./rate-limit.ts";
 import { RequestScheduler, type SchedulerLimits } from "./request-scheduler.ts";
+import { Turn } from "./turn.ts";
 import { UNARY_METHODS } from "./unary-methods.ts";
 
 export interface GrpcServiceOptions {
@@ -53,6 +55,7 @@ export interface GrpcLimits extends GrpcServerLimits {
 }
 
 const MIB = 1024 * 1024;
+const SLAB_BYTES = 64 * 1024;
 
 export const GRPC_LIMITS: GrpcLimits = {
   connectionsMax: 1000,
@@ -96,6 +99,8 @@ export class GrpcService implements AsyncDisposable {
       ...dependencies,
       scheduler,
       rateLimit: new RateLimit(options.pageRateLimit),
+      turn: new Turn(),
+      slab: new ByteSlab(SLAB_BYTES),
       authenticate: authenticateBy(dependencies.authentication),
       isReady: () => this.isReady,
       shardOf: dependencies.shardOf ?? (() => UNSHARDED),

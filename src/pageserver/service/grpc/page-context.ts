@@ -10,18 +10,23 @@ import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { Tenant } from "../../timeline/tenant.ts";
 import type { Tenants } from "../../timeline/tenants.ts";
 import type { Metrics } from "../metrics.ts";
+import type { ByteSlab } from "./byte-slab.ts";
 import { type Authenticate, type CallTarget, callTarget, checkShard } from "./call-target.ts";
 import type { GrpcCall } from "./grpc-call.ts";
 import type { GrpcPeer } from "./grpc-server.ts";
 import { GrpcCode, GrpcError } from "./grpc-status.ts";
 import type { RateLimit } from "./rate-limit.ts";
 import type { RequestScheduler } from "./request-scheduler.ts";
+import type { Turn } from "./turn.ts";
 
 export interface PageContext {
   readonly tenants: Tenants<ServedTimeline>;
   readonly readers: PageReaders;
   readonly scheduler: RequestScheduler;
   readonly rateLimit: RateLimit;
+  readonly turn: Turn;
+  /** For what is sent beside pages. */
+  readonly slab: ByteSlab;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly authenticate: Authenticate;
