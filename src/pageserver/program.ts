@@ -27,7 +27,7 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
   const files = new RealFiles({ onFatal });
   // One half for what is on disk, the other for what was made of it.
   const capacityBytes = options.cacheBytes / 2;
-  const cache = new StoreCache({ capacityBytes }, { files });
+  const cache = new StoreCache({ capacityBytes }, { files, clock: systemClock });
   const pages = new PageCache({ capacityBytes });
   const compaction = new CompactionThread(files);
   const shared = { files, clock: systemClock, random: systemRandom, log };

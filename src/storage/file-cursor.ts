@@ -66,6 +66,7 @@ export class FileCursor implements Cursor {
 
   /** A cursor at the first key of the range. */
   static async create(layer: LayerFile, options: FileCursorOptions): Promise<FileCursor> {
+    layer.noteAccess();
     const cursor = new FileCursor(layer, await layer.open(), options);
     do {
       while (!cursor.advance()) await cursor.fill();

@@ -29,6 +29,13 @@ export interface LayerDescriptor {
   readonly merged?: true | undefined;
 }
 
+/** Reads of a layer since it was opened: look-ups of keys, and scans. */
+export interface LayerAccesses {
+  readonly count: number;
+  /** Of the last one, milliseconds since 1970; undefined where there was none, or nobody gave a clock. */
+  readonly lastMs: number | undefined;
+}
+
 export interface OpenLayer extends LayerDirectory {
   readonly seed: number;
 }
@@ -46,6 +53,8 @@ export class LayerFile {
   readonly spans: readonly KeyRange[];
   private readonly idBase: number;
   private opening: Promise<OpenLayer> | undefined;
+  private accessCount = 0;
+  private accessedMs: number | undefined;
 
   constructor(path: string, descriptor: LayerDescriptor, cache: StoreCache) {
     this.path = path;
@@ -67,6 +76,16 @@ export class LayerFile {
     return this.descriptor.range;
   }
 
+  get accesses(): LayerAccesses {
+    return { count: this.accessCount, lastMs: this.accessedMs };
+  }
+
+  /** Notes that somebody reads it. */
+  noteAccess(): void {
+    this.accessCount++;
+    this.accessedMs = this.cache.clock?.now();
+  }
+
   /** Reads and checks header, footer and directory; once. */
   open(): Promise<OpenLayer> {
     this.opening ??= this.readDirectory().catch((error: unknown) => {
@@ -78,6 +97,7 @@ export class LayerFile {
 
   /** Adds the values of a key that `chain` wants, newest first, down to a base. */
   async collect(key: Key, chain: ChainBuilder): Promise<void> {
+    this.noteAccess();
     const open = await this.open();
     const found = newFound();
     let at = lastBlockBefore(open, key, chain.below);

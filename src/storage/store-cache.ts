@@ -1,6 +1,6 @@
 /** What all stores of a process share: verified blocks and open files. */
 import { assert } from "../base/errors.ts";
-import type { Files } from "../base/seams.ts";
+import type { Clock, Files } from "../base/seams.ts";
 import { BlockCache } from "./block-cache.ts";
 import { HandlePool } from "./handle-pool.ts";
 import type { IndexBlock } from "./index-block.ts";
@@ -15,9 +15,15 @@ export class StoreCache implements AsyncDisposable {
   readonly data: BlockCache<Uint8Array>;
   readonly index: BlockCache<IndexBlock>;
   readonly handles: HandlePool;
+  /** Tells when layers were read, where somebody wants to know. */
+  readonly clock: Clock | undefined;
   private lastFileId = 0;
 
-  constructor(options: { capacityBytes: number; handlesMax?: number }, dependencies: { files: Files }) {
+  constructor(
+    options: { capacityBytes: number; handlesMax?: number },
+    dependencies: { files: Files; clock?: Clock },
+  ) {
+    this.clock = dependencies.clock;
     this.index = new BlockCache(options.capacityBytes * INDEX_SHARE);
     this.data = new BlockCache(options.capacityBytes * (1 - INDEX_SHARE));
     this.handles = new HandlePool(dependencies.files, options.handlesMax ?? HANDLES_MAX_DEFAULT);

@@ -14,7 +14,7 @@ import { collectFromFiles, imageAbove } from "./collect-files.ts";
 import type { MapLevel } from "./plan-images.ts";
 import type { Key } from "./key.ts";
 import type { KeyRange } from "./key-range.ts";
-import type { LayerDescriptor, LayerFile } from "./layer-file.ts";
+import type { LayerAccesses, LayerDescriptor, LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import { LayerSet, type NewLayer } from "./layer-set.ts";
 import { MemoryLayer } from "./memory-layer.ts";
@@ -344,6 +344,11 @@ export class TimelineStore implements AsyncDisposable {
   /** The layer files, in the order in which they were added. */
   layers(): readonly LayerDescriptor[] {
     return this.set.map.layers.map((layer) => layer.descriptor);
+  }
+
+  /** How often each of them has been read since it was opened, by name. */
+  accesses(): ReadonlyMap<string, LayerAccesses> {
+    return new Map(this.set.map.layers.map(({ descriptor, accesses }) => [descriptor.name, accesses]));
   }
 
   /** Names in its directory that are no leftovers although no index names them (yet). */

@@ -90,6 +90,10 @@ async function timelines(world: World): Promise<void> {
   assert.equal(info["timeline_id"], main);
   assert.equal(info["pg_version"], 17);
   assert.equal(info["state"], "Active");
+  assert.match(String(info["wal_source_connstr"]), /^host=\S+ port=\d+ user=postgres$/);
+  assert.equal(info["last_received_msg_lsn"], info["last_record_lsn"]);
+  const heardMs = Number(info["last_received_msg_ts"]) / 1000;
+  assert.ok(heardMs > Date.now() - 600_000 && heardMs <= Date.now(), String(heardMs));
   const databases = Number(await compute.value("select count(*)::int from pg_database"));
   assert.equal(fieldsOf(info["directory_entries_counts"])["Db"], databases);
   const bytes = Number(await compute.value("select sum(pg_database_size(oid))::text from pg_database"));
@@ -168,6 +172,7 @@ async function layers(world: World): Promise<void> {
     const path = join(workdir, "tenants", TENANT, "timelines", main, "layers", name);
     assert.equal(statSync(path).size, file["layer_file_size"]);
   }
+  await accesses(world);
   const name = String(files[0]?.["layer_file_name"]);
   const bytes = await lab.ok(`GET ${TL}/layer/:name`, onMain(world, { path: { name } }));
   assert.ok(bytes instanceof Uint8Array && bytes.length === files[0]?.["layer_file_size"]);
@@ -209,6 +214,31 @@ async function layers(world: World): Promise<void> {
   }
 }
 
+interface Access {
+  readonly access_time: number;
+  readonly residence_time: number;
+  readonly visible: boolean;
+  readonly access_count: number;
+}
+
+async function accessesOf(world: World): Promise<Access[]> {
+  const map = fieldsOf(await world.lab.ok(`GET ${TL}/layer`, onMain(world)));
+  return listOf(map["historic_layers"]).map(({ access_stats: access }) => access as Access);
+}
+
+/** A base backup reads all layers, and that shows. */
+async function accesses(world: World): Promise<void> {
+  const before = await accessesOf(world);
+  await world.lab.ok(`GET ${TL}/basebackup`, onMain(world));
+  const after = await accessesOf(world);
+  for (const [index, { access_time, residence_time, visible, access_count }] of after.entries()) {
+    assert.ok(access_count > (before[index]?.access_count ?? 0), `${index}: ${access_count}`);
+    assert.ok(access_time >= (before[index]?.access_time ?? 0) && access_time <= Date.now());
+    assert.ok(residence_time > Date.now() - 600_000 && residence_time <= access_time + 1000);
+    assert.equal(visible, true);
+  }
+}
+
 function hex(value: number): string {
   return value.toString(16).padStart(8, "0");
 }
@@ -241,6 +271,8 @@ async function upkeep(world: World): Promise<void> {
   const { lab } = world;
   await lab.ok(`PUT ${TL}/checkpoint`, onMain(world, { query: { wait_until_uploaded: "true" } }));
   await lab.ok(`PUT ${TL}/compact`, onMain(world, { query: { force_image_layer_creation: "true" } }));
+  // What tells of the history alone lies in a file of its own, which reads at the end do not need.
+  assert.ok((await accessesOf(world)).some(({ visible }) => !visible));
   const kept = fieldsOf(await lab.ok(`PUT ${TL}/do_gc`, onMain(world)));
   // From here on the tenant keeps next to nothing, as its own settings say.
   const settings = { tenant_id: TENANT, gc_horizon: 0, pitr_interval: "0s" };
@@ -366,7 +398,14 @@ async function serverRoutes({ lab }: World): Promise<void> {
   assert.ok(yaml instanceof Uint8Array);
   assert.deepEqual(JSON.parse(Buffer.from(yaml).toString()), document);
   await lab.ok("GET /v1/doc");
-  await lab.ok("GET /v1/utilization");
+  const full = fieldsOf(await lab.ok("GET /v1/utilization"));
+  const wanted = listOf(await lab.ok("GET /v1/tenant")).reduce(
+    (sum, { current_physical_size: size }) => sum + Number(size),
+    0,
+  );
+  assert.equal(full["disk_wanted_bytes"], wanted);
+  const disk = Number(full["disk_usage_bytes"]) + Number(full["free_space_bytes"]);
+  assert.equal(full["utilization_score"], Math.ceil((wanted / disk) * 1e6));
   const verifier = `SCRAM-SHA-256$4096:${"A".repeat(22)}==$${"A".repeat(43)}=:${"A".repeat(43)}=`;
   await lab.ok("POST /v1/user", { body: { name: "u", verifier, tenants: [TENANT] } });
   const users = fieldsOf(await lab.ok("GET /v1/user"));

@@ -137,6 +137,7 @@ void test("settings of a tenant, on a real server", { timeout: 300_000 }, async 
   const again: World = { ...world, lab: await ApiLab.of(await second.ready()) };
   await t.test("after a kill they are as they were, and in effect", async () => {
     assert.deepEqual(await configOf(again), before);
+    assert.equal(await generationOf(again), 5);
     await distance(again);
   });
 });
@@ -324,6 +325,10 @@ async function leases(world: World): Promise<void> {
   assert.ok(long >= 7_200_000 && timed >= 3_600_000 && timed < 7_200_000, `${long}, ${timed}`);
 }
 
+async function generationOf({ lab }: World): Promise<unknown> {
+  return fieldsOf(await lab.ok(`GET ${T}`, { path: { tenant: OTHER } }))["generation"];
+}
+
 async function another(world: World): Promise<void> {
   const { lab } = world;
   await lab.ok("POST /v1/tenant", { body: { tenant_id: OTHER, pg_version: 17 } });
@@ -335,8 +340,14 @@ async function another(world: World): Promise<void> {
   const put = { path: { tenant: OTHER }, body: { mode: "AttachedSingle", generation: 1, tenant_conf: conf } };
   await lab.ok(`PUT ${T}/location_config`, put);
   assert.deepEqual((await config())["tenant_specific_overrides"], { gc_period: "3h" });
-  const wrong = { ...put, body: { ...put.body, tenant_conf: { gc_period: "soon" } } };
+  // The generation is the client's own, and never goes back.
+  assert.equal(await generationOf(world), 1);
+  await lab.ok(`PUT ${T}/location_config`, { ...put, body: { ...put.body, generation: 5 } });
+  const older = { ...put, body: { ...put.body, generation: 4 } };
+  assert.match(await lab.refused(`PUT ${T}/location_config`, 400, older), /there was 5 already/);
+  assert.equal(await generationOf(world), 5);
+  const wrong = { ...put, body: { ...put.body, generation: 5, tenant_conf: { gc_period: "soon" } } };
   await lab.refused(`PUT ${T}/location_config`, 400, wrong);
-  await lab.ok(`PUT ${T}/location_config`, { ...put, body: { ...put.body, tenant_conf: {} } });
+  await lab.ok(`PUT ${T}/location_config`, { ...put, body: { ...put.body, generation: 5, tenant_conf: {} } });
   assert.deepEqual((await config())["tenant_specific_overrides"], {});
 }

@@ -191,12 +191,18 @@ export class Maintenance {
 
   /** Bytes of layers that a read at the end does not need. */
   historyBytes(): number {
-    const { store } = this.timeline;
-    const now = { lsn: store.durableLsn, previousLsn: store.durableLsn, commitMs: null };
-    return this.planGc({ cutoff: now, points: [] }).removable.reduce(
-      (sum, layer) => sum + layer.sizeBytes,
-      0,
-    );
+    return this.beyondNeed([]).reduce((sum, layer) => sum + layer.sizeBytes, 0);
+  }
+
+  /** Names of layers that reads at the end and at these points do not need. */
+  notNeededFor(lsns: readonly Lsn[]): ReadonlySet<string> {
+    return new Set(this.beyondNeed(lsns).map(({ name }) => name));
+  }
+
+  private beyondNeed(lsns: readonly Lsn[]): readonly LayerDescriptor[] {
+    const point = (lsn: Lsn): RetainedPoint => ({ lsn, previousLsn: lsn, commitMs: null });
+    const retention = { cutoff: point(this.timeline.store.durableLsn), points: lsns.map(point) };
+    return this.planGc(retention).removable;
   }
 
   /** What could go under a retention, as the layers are now, and with others besides. */

@@ -74,6 +74,8 @@ export interface ReceiverState {
   readonly since: number;
   /** End of the WAL that the compute said it had flushed, when it last said so. */
   readonly remoteFlushLsn?: Lsn;
+  /** End of what was received, and when the compute said anything last, milliseconds since 1970. */
+  readonly heard?: { readonly lsn: Lsn; readonly unixMs: number };
 }
 
 export class Receiver implements AsyncDisposable {
@@ -81,7 +83,8 @@ export class Receiver implements AsyncDisposable {
   private readonly identity: ComputeIdentity;
   private readonly dependencies: ReceiverDependencies;
   private readonly abort = new AbortController();
-  private current: Omit<ReceiverState, "remoteFlushLsn">;
+  private current: Omit<ReceiverState, "remoteFlushLsn" | "heard">;
+  private lastHeard: ReceiverState["heard"];
   private remoteFlushLsn: Lsn | undefined;
   private running: Promise<void> | undefined;
   private session: WalSession | undefined;
@@ -102,7 +105,12 @@ export class Receiver implements AsyncDisposable {
 
   get state(): ReceiverState {
     const remoteFlushLsn = this.session?.remoteFlushLsn ?? this.remoteFlushLsn;
-    return remoteFlushLsn === undefined ? this.current : { ...this.current, remoteFlushLsn };
+    const heard = this.session?.heard ?? this.lastHeard;
+    return {
+      ...this.current,
+      ...(remoteFlushLsn === undefined ? {} : { remoteFlushLsn }),
+      ...(heard === undefined ? {} : { heard }),
+    };
   }
 
   /**
@@ -182,6 +190,7 @@ export class Receiver implements AsyncDisposable {
       await session.run();
     } finally {
       this.remoteFlushLsn = session.remoteFlushLsn;
+      this.lastHeard = session.heard;
       this.session = undefined;
       connection.destroy();
       await session.drain();

@@ -57,6 +57,11 @@ export class WalSession {
     return this.remoteFlush;
   }
 
+  /** End of what was received, and when the compute said anything last. */
+  get heard(): { readonly lsn: Lsn; readonly unixMs: number } {
+    return { lsn: this.received, unixMs: this.lastHeardMs };
+  }
+
   /** Runs to the end of the stream. Throws `SinkError`, `ServerError`, or what broke the connection. */
   async run(): Promise<void> {
     const unsubscribe = this.sink.onDurable(() => this.sendStatus(false));

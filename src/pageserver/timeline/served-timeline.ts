@@ -48,6 +48,10 @@ export interface WriterStatus {
   readonly state: string;
   /** Why it is not streaming. */
   readonly error: string | undefined;
+  /** Where its WAL is fetched. */
+  readonly source?: WriterSource;
+  /** End of what was received, and when the compute said anything last, milliseconds since 1970. */
+  readonly heard?: { readonly lsn: Lsn; readonly unixMs: number } | undefined;
 }
 
 /** What pushing and pulling needs of a timeline beyond what it serves. */

@@ -11,6 +11,7 @@ import { type TenantOverrides, loadTenantSettings, storeTenantSettings } from ".
 export const TENANT_FILE = "tenant.json";
 const MAGIC = "neon-tenant";
 const VERSION = 1;
+export const GENERATION_MAX = 2 ** 32 - 1;
 const SEGMENT_SIZE_MIN = 1024 * 1024;
 const SEGMENT_SIZE_MAX = 1024 * 1024 * 1024;
 
@@ -23,6 +24,8 @@ export interface TenantMetadata {
   readonly cluster: ClusterIdentity | undefined;
   /** Settings that take the place of the server's. */
   readonly overrides: TenantOverrides;
+  /** How often somebody else's list of pageservers has given it to one, if there is such a list. */
+  readonly generation?: number | undefined;
 }
 
 export async function writeTenantMetadata(
@@ -36,6 +39,7 @@ export async function writeTenantMetadata(
     pg_version: metadata.pgVersion.major,
     created_at: new Date(metadata.createdAt).toISOString(),
     cluster: cluster ? { system_id: cluster.systemId.toString(), segment_size: cluster.segmentSize } : null,
+    ...(metadata.generation === undefined ? {} : { generation: metadata.generation }),
     ...(Object.keys(overrides).length === 0 ? {} : { config: storeTenantSettings(overrides) }),
   });
 }
@@ -64,5 +68,8 @@ export async function readTenantMetadata(
       segmentSize: cluster.integer("segment_size", { min: SEGMENT_SIZE_MIN, max: SEGMENT_SIZE_MAX }),
     },
     overrides: config ? loadTenantSettings(config) : {},
+    generation: fields.has("generation")
+      ? fields.integer("generation", { min: 0, max: GENERATION_MAX })
+      : undefined,
   };
 }

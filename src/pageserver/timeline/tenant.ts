@@ -161,13 +161,35 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     return effectiveSettings(this.dependencies.settings ?? DEFAULT_TENANT_SETTINGS, this.overrides);
   }
 
+  /** 1 where nobody has said another one. */
+  get generation(): number {
+    return this.metadata.generation ?? 1;
+  }
+
+  /** Throws `usage` for one that is older than what was said before. */
+  async setGeneration(generation: number): Promise<void> {
+    await this.changes.run(async () => {
+      const { generation: known } = this.metadata;
+      if (generation === known) return;
+      if (known !== undefined && generation < known) {
+        throw new NeonError(
+          ErrorCode.Usage,
+          `generation ${generation} of tenant ${this.id} is over: there was ${known} already`,
+        );
+      }
+      await this.saveMetadata({ generation });
+    });
+  }
+
   /** Changes its own settings: durable when it returns, and in effect from then on. */
   async configure(change: (own: TenantOverrides) => TenantOverrides): Promise<void> {
-    await this.changes.run(async () => {
-      const metadata: TenantMetadata = { ...this.metadata, overrides: change(this.overrides) };
-      await writeTenantMetadata(this.dependencies.files, this.directory, metadata);
-      this.metadata = metadata;
-    });
+    await this.changes.run(() => this.saveMetadata({ overrides: change(this.overrides) }));
+  }
+
+  private async saveMetadata(changes: Partial<TenantMetadata>): Promise<void> {
+    const metadata: TenantMetadata = { ...this.metadata, ...changes };
+    await writeTenantMetadata(this.dependencies.files, this.directory, metadata);
+    this.metadata = metadata;
   }
 
   /** Whether an import is under way. */
@@ -455,9 +477,7 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
           { hint: "A tenant holds one Postgres cluster: create another tenant for this one." },
         );
       }
-      const metadata: TenantMetadata = { ...this.metadata, cluster };
-      await writeTenantMetadata(this.dependencies.files, this.directory, metadata);
-      this.metadata = metadata;
+      await this.saveMetadata({ cluster });
     } catch (error) {
       await this.timelines.discard(timeline.id);
       throw error;

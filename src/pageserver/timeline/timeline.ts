@@ -135,13 +135,8 @@ export class Timeline implements ServedTimeline {
   get writer(): WriterStatus | undefined {
     const stored = this.metadata.writer;
     if (stored === undefined) return undefined;
-    const state = this.receiver?.state;
-    return {
-      name: stored.name,
-      epoch: stored.epoch,
-      state: state?.kind ?? "stopped",
-      error: state?.error ?? this.error,
-    };
+    const { kind = "stopped", error = this.error, heard } = this.receiver?.state ?? {};
+    return { ...stored, state: kind, error, heard };
   }
 
   get lagBytes(): number | undefined {

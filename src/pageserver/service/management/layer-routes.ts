@@ -1,10 +1,12 @@
 /** What is in the layers: their list, their files, the key space, single values. */
 import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
 import { ErrorCode, NeonError, corrupt, unreachable } from "../../../base/errors.ts";
 import { type Lsn, MAX_LSN, formatLsn } from "../../../base/lsn.ts";
 import type { LayerDescriptor } from "../../../storage/layer-file.ts";
 import { LayerKind } from "../../../storage/layer-format.ts";
 import type { TimelineStore } from "../../../storage/store.ts";
+import { rootsOf } from "../../compaction/tenant-gc.ts";
 import { Kind, kindRange } from "../../ingest/keyspace.ts";
 import { effectiveLsn } from "../../read/effective-lsn.ts";
 import { makeReconstructor } from "../../read/make-reconstructor.ts";
@@ -12,7 +14,7 @@ import type { PageReaders } from "../../read/timeline-pages.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import { usage } from "../http-errors.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
-import { type ApiRouter, type RouteContext, TL, findersOf } from "../route-context.ts";
+import { type AnyTenant, type ApiRouter, type RouteContext, TL, findersOf } from "../route-context.ts";
 import { formatOriginalKey, parseOriginalKey } from "./original-key.ts";
 
 export function addLayerRoutes(router: ApiRouter, { tenants, readers }: RouteContext): void {
@@ -21,7 +23,7 @@ export function addLayerRoutes(router: ApiRouter, { tenants, readers }: RouteCon
     .add(
       "GET",
       `${TL}/layer`,
-      onTimeline(async (_, timeline) => json(layerMap(timeline))),
+      onTimeline(async (_, timeline, tenant) => json(await layerMap(tenant, timeline))),
     )
     .add(
       "GET",
@@ -43,16 +45,33 @@ function storeOf(timeline: ServedTimeline): TimelineStore {
 }
 
 /** LayerMapInfo of the original. */
-function layerMap(timeline: ServedTimeline): object {
+async function layerMap(tenant: AnyTenant, timeline: ServedTimeline): Promise<object> {
   const store = storeOf(timeline);
+  const accesses = store.accesses();
+  const roots = rootsOf(tenant, timeline.id, timeline).map(({ lsn }) => lsn);
+  const needless = timeline.maintenance?.notNeededFor(roots) ?? new Set();
+  const historic: object[] = [];
+  using pin = store.pin();
+  for (const layer of pin.layers) {
+    const { mtimeMs } = await stat(store.pathOf(layer));
+    const { count = 0, lastMs = mtimeMs } = accesses.get(layer.name) ?? {};
+    const shown = renderLayer(layer);
+    historic.push({
+      ...shown,
+      access_stats: {
+        access_time: Math.floor(lastMs),
+        residence_time: Math.floor(mtimeMs),
+        visible: !needless.has(layer.name),
+        access_count: count,
+      },
+    });
+  }
   const open = timeline.lastRecordLsn > store.durableLsn || store.openBytes > 0;
-  return {
-    in_memory_layers: open ? [{ kind: "Open", lsn_start: formatLsn(store.durableLsn) }] : [],
-    historic_layers: store.layers().map((layer) => renderLayer(layer, timeline.createdAt)),
-  };
+  const inMemory = open ? [{ kind: "Open", lsn_start: formatLsn(store.durableLsn) }] : [];
+  return { in_memory_layers: inMemory, historic_layers: historic };
 }
 
-function renderLayer(layer: LayerDescriptor, createdAt: number): object {
+function renderLayer(layer: LayerDescriptor): object {
   const isDelta = layer.kind === LayerKind.Delta;
   const lsns = isDelta
     ? { lsn_start: formatLsn(layer.startLsn), lsn_end: formatLsn(layer.endLsn), l0: layer.merged !== true }
@@ -63,7 +82,6 @@ function renderLayer(layer: LayerDescriptor, createdAt: number): object {
     layer_file_size: layer.sizeBytes,
     ...lsns,
     remote: false,
-    access_stats: { access_time: createdAt, residence_time: createdAt, visible: true },
     value_count: layer.valueCount,
   };
 }

@@ -6,6 +6,7 @@ import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import type { TenantId } from "../../../base/ids.ts";
 import { versionByMajor } from "../../../postgres/versions/versions.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
+import { GENERATION_MAX } from "../../timeline/tenant-metadata.ts";
 import { readTenantSettings } from "../../timeline/tenant-settings.ts";
 import type { TenantEntry, Tenants } from "../../timeline/tenants.ts";
 import { checkEverything, checkTenant, mayUseTenant } from "../identity.ts";
@@ -72,12 +73,16 @@ async function configureLocation(
   const major = body.has("pg_version")
     ? body.integer("pg_version", { min: 1, max: 1000 })
     : DEFAULT_PG_VERSION;
+  const generation = body.has("generation")
+    ? body.integer("generation", { min: 0, max: GENERATION_MAX })
+    : undefined;
   const config = body.optionalObject("tenant_conf");
   const own = config && readTenantSettings(config);
   const id = request.tenantId;
   if (!tenants.list().some((entry) => idOf(entry) === id)) {
     await tenants.create({ id, pgVersion: versionByMajor(major) });
   }
+  if (generation !== undefined) await tenants.get(id).setGeneration(generation);
   // What else it has of settings is about what there is not here, as is said in the documentation.
   if (own) await tenants.get(id).configure(() => own);
   return json({ shards: [{ node_id: nodeId, shard_id: id }], stripe_size: null });
@@ -93,7 +98,7 @@ export function renderTenantInfo(entry: TenantEntry<ServedTimeline>): object {
   const shared = {
     id: idOf(entry),
     attachment_status: { slug: "attached" },
-    generation: 1,
+    generation: entry.kind === "open" ? entry.tenant.generation : 1,
     gc_blocking: null,
   };
   if (entry.kind === "broken") {

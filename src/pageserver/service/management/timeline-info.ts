@@ -1,6 +1,7 @@
 /** TimelineInfo as the original's clients read it: every field that it requires, LSNs as `X/Y`. */
 import type { TimelineId } from "../../../base/ids.ts";
 import { INVALID_LSN, type Lsn, formatLsn } from "../../../base/lsn.ts";
+import type { WriterSource } from "../../timeline/metadata.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import type { TimelineEntry } from "../../timeline/timelines.ts";
 import type { AnyTenant } from "../route-context.ts";
@@ -45,13 +46,19 @@ export async function timelineInfo(
     pg_version: timeline.cluster.pgVersion.major,
     state: timeline.state === "active" ? "Active" : brokenState(timeline.error ?? "it has stopped"),
     walreceiver_status: writer ? `${writer.state} from ${writer.name}` : "no writer",
-    wal_source_connstr: null,
-    last_received_msg_lsn: null,
-    last_received_msg_ts: null,
+    wal_source_connstr: writer?.source ? renderSource(writer.source) : null,
+    last_received_msg_lsn: writer?.heard ? formatLsn(writer.heard.lsn) : null,
+    // In microseconds, as there.
+    last_received_msg_ts: writer?.heard ? writer.heard.unixMs * 1000 : null,
     is_archived: false,
     is_invisible: false,
     branches: tenant.namesOf(timeline.id),
   };
+}
+
+/** Where the WAL comes from; without the password. */
+function renderSource({ host, socketDirectory, port, user }: WriterSource): string {
+  return `host=${host ?? socketDirectory ?? ""} port=${port} user=${user}`;
 }
 
 /** Of a timeline that cannot be opened: what its metadata says, if there is any. */

@@ -62,7 +62,7 @@ const TENANTS: Readonly<Record<string, Operation>> = {
   [`DELETE ${T}`]: { summary: "Deletes a tenant with all its data", answer: "Deleted" },
   [`PUT ${T}/location_config`]: {
     summary: "Makes a tenant if it is not there",
-    body: { mode: text, generation: {}, secondary_conf: {}, tenant_conf: object, pg_version: count },
+    body: { mode: text, generation: count, secondary_conf: {}, tenant_conf: object, pg_version: count },
     requiredBody: ["mode"],
     answer: "TenantLocation",
   },

@@ -156,7 +156,12 @@ export const SCHEMAS = {
           layer_file_size: count,
           lsn_start: lsn,
           remote: boolean,
-          access_stats: object({ access_time: count, residence_time: count, visible: boolean }),
+          access_stats: object({
+            access_time: count,
+            residence_time: count,
+            visible: boolean,
+            access_count: count,
+          }),
           value_count: count,
         },
         { lsn_end: lsn, l0: boolean },
