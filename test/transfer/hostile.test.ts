@@ -79,14 +79,14 @@ function mutate(value: unknown, seeded: SeededRandom): unknown {
 
 /** The frame with its value changed, in a frame that is itself well formed. */
 function mutateJson(frame: Uint8Array, seeded: SeededRandom): Uint8Array {
-  let text: string;
+  let value: unknown;
   try {
-    text = zstdDecompressSync(frame.subarray(HEAD_SIZE + 1)).toString("utf8");
+    value = JSON.parse(zstdDecompressSync(frame.subarray(HEAD_SIZE + 1)).toString("utf8"));
   } catch {
     // It was changed before.
     return frame;
   }
-  const packed = zstdCompressSync(Buffer.from(JSON.stringify(mutate(JSON.parse(text), seeded))));
+  const packed = zstdCompressSync(Buffer.from(JSON.stringify(mutate(value, seeded))));
   const changed = new Uint8Array(HEAD_SIZE + 1 + packed.length);
   changed.set(frame.subarray(0, HEAD_SIZE + 1));
   changed.set(packed, HEAD_SIZE + 1);
