@@ -14,6 +14,7 @@ import { segmentName, segmentStart } from "../../src/postgres/wal/layout.ts";
 import { EMBEDDED_MAJORS, TestPostgres, embeddedBinDir } from "../support/postgres.ts";
 import { SeededRandom } from "../support/random.ts";
 import { Workload, prepareWorkload } from "../support/workload.ts";
+import { until } from "../receive/harness.ts";
 import { Lab } from "./branch-harness.ts";
 
 const PAGE = 8192;
@@ -143,5 +144,53 @@ for (const major of MAJORS) {
     const ofBranch = await branch.recoverySource();
     await notChecked(planRecovery(ofBranch, { fromLsn: first, lsns: [last] }), /own WAL begins at/);
     await notChecked(planRecovery(ofBranch, { fromLsn: last, lsns: [last] }), /no checkpoint between/);
+  });
+}
+
+for (const major of MAJORS) {
+  test(`transactions prepared while the checkpoint was made, Postgres ${major}`, async () => {
+    await using lab = new Lab();
+    const main = await lab.init(["--wal-segsize=1"], major);
+    const compute = await lab.compute(main, {
+      checkpoint_timeout: "1h",
+      min_wal_size: "5MB",
+      max_wal_size: "1GB",
+    });
+    await compute.query("create table t as select i from generate_series(1, 20000) i");
+    await compute.query("begin; insert into t values (-1); prepare transaction 'before'");
+    await main.syncWithWriter(60_000);
+    const fromLsn = main.lastRecordLsn;
+
+    // A checkpoint that takes its time, until somebody is in a hurry.
+    const slow = await compute.connect();
+    const start = major < 15 ? "pg_start_backup('slow', false, false)" : "pg_backup_start('slow')";
+    const begun = slow.query(`select ${start}`);
+    await until("the checkpoint to have begun", async () => {
+      const events = await compute.query(
+        "select wait_event as event from pg_stat_activity where backend_type = 'checkpointer'",
+      );
+      return events[0]?.["event"] === "CheckpointWriteDelay";
+    });
+    for (const name of ["left", "committed", "rolled_back"]) {
+      await compute.query(`begin; insert into t values (0); prepare transaction '${name}'`);
+    }
+    await compute.query("checkpoint");
+    await begun;
+    await slow.end();
+    await compute.query("commit prepared 'committed'");
+    await compute.query("rollback prepared 'rolled_back'");
+    await main.syncWithWriter(60_000);
+
+    const lsn = main.lastRecordLsn;
+    const { steps } = await planRecovery(await main.recoverySource(), { fromLsn, lsns: [lsn] });
+    const [step] = steps;
+    assert.ok(step);
+    await using server = await recover(main, step, major, () => undefined);
+    assert.equal(readdirSync(join(server.dataDir, "pg_twophase")).length, 2, server.log());
+    const found = await main.verifyDirectory(
+      { directory: server.dataDir, lsn: step.lsn, madeBy: "recovery" },
+      { signal: new AbortController().signal, progress: () => undefined },
+    );
+    assert.deepEqual(found.differences, []);
   });
 }

@@ -26,6 +26,7 @@ import {
 import { type Slru, slruPath, twoPhasePath } from "../../postgres/slru.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
 import { synthesizeStart, writtenContent } from "../../postgres/wal/start-point.ts";
+import { formatKey } from "../../storage/key-range.ts";
 import type { Key } from "../../storage/key.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { CheckpointState } from "../ingest/checkpoint-state.ts";
@@ -146,13 +147,14 @@ async function readValue(source: BaseBackupSource, key: Key): Promise<Uint8Array
   return value.slice();
 }
 
-/** Calls `emit` for every existing value of a kind, in key order. */
+/** Calls `emit` for every value of a kind that exists at an LSN, that of the backup unless given, in key order. */
 async function eachValue(
   source: BaseBackupSource,
   kind: number,
   emit: (key: Key, value: Uint8Array) => void,
+  lsn = source.lsn,
 ): Promise<void> {
-  for await (const batch of source.store.scan(kindRange(kind), source.lsn)) {
+  for await (const batch of source.store.scan(kindRange(kind), lsn)) {
     for (const entry of batch) {
       const value = source.reconstructor.value(entry.key, entry.values);
       if (value !== undefined) emit(entry.key, value);
@@ -213,8 +215,18 @@ async function writeSlrus(source: BaseBackupSource, target: BackupTarget): Promi
   flush();
 }
 
+/**
+ * A checkpoint writes files for transactions that were prepared before its redo point. Recovery makes the others from WAL, but not where
+ * it finds a file; from 17 on, it does not even forget those whose xid the checkpoint does not know yet.
+ */
 async function writeTwoPhase(source: BaseBackupSource, target: BackupTarget): Promise<void> {
+  const { recovery } = source;
+  const beforeRedo = new Set<string>();
+  if (recovery !== undefined) {
+    await eachValue(source, Kind.TwoPhase, (key) => beforeRedo.add(formatKey(key)), recovery.redoLsn);
+  }
   await eachValue(source, Kind.TwoPhase, (key, payload) => {
+    if (recovery !== undefined && !beforeRedo.has(formatKey(key))) return;
     const fullXid = (BigInt(key.relNumber) << 32n) | BigInt(key.block);
     const file = new Uint8Array(payload.length + 4);
     file.set(payload);
