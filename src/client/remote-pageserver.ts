@@ -73,7 +73,8 @@ export async function listRemote(
   return tenants;
 }
 
-async function identify(client: LibpqClient, target: LibpqTarget): Promise<RemoteIdentity> {
+/** Throws `unreachable` for what is no pageserver, or one of another protocol. */
+export async function identify(client: LibpqClient, target: LibpqTarget): Promise<RemoteIdentity> {
   let answer;
   try {
     answer = await client.query("identify_system");

@@ -149,7 +149,15 @@ export class Pageserver implements AsyncDisposable {
         { ...dependencies, metrics, tls, replication, authentication },
         users,
         [
-          ...generalCommands({ tenants, version, status: () => ({ state: service.state, ...about }) }),
+          ...generalCommands({
+            tenants,
+            version,
+            status: () => ({
+              state: service.state,
+              ...about,
+              listen: formatAddress(options.listen.host, service.port),
+            }),
+          }),
           ...adminCommands({ tenants, settings: show(settings), show }),
           ...backupCommands(tenants),
           ...importCommands(tenants),

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Json } from "./cli.ts";
-import { Labs, refused, setting } from "./sharing.ts";
+import { Labs, libpqPort, refused, setting } from "./sharing.ts";
 import { type Lab, until } from "./support.ts";
 
 const PASSWORD = "correct horse";
@@ -98,8 +98,52 @@ test("--pageserver: branches, reports, users and computes", { timeout: 300_000 }
   await ours.ok("branch", "-d", "mark", ...at);
   await until("the branch to go", async () => (await ours.run("branch", "-d", "dev", ...at)).code === 0);
 
+  await asOrigin(ours, theirs, certificate);
+
   // What could not be reached by the pageserver there is refused before anything is made.
   const far = ["pg", "create", "main", "--pageserver", "https://bob@db.example.com?sslmode=require"];
   assert.match(await refused(ours, 2, ...far), /cannot reach a Postgres on this machine/);
   assert.deepEqual((await ours.json("pg", "list"))["computes"], []);
 });
+
+/** A pageserver that was named once, as an origin: it says where its HTTP API is, and the same user and password serve there. */
+async function asOrigin(ours: Lab, theirs: Lab, certificate: string): Promise<void> {
+  delete ours.environment["PGPASSWORD"];
+  const port = libpqPort(theirs);
+  const trust = `?sslmode=verify-full&sslrootcert=${certificate}`;
+  const secret = encodeURIComponent(PASSWORD);
+  await ours.ok("origin", "add", "lab", `postgresql://bob:${secret}@127.0.0.1:${port}${trust}`);
+  await ours.ok("origin", "add", "admins", `postgresql://admin:${secret}@127.0.0.1:${port}${trust}`);
+  await ours.ok("origin", "add", "nobody", "postgresql://bob:x@127.0.0.1:1");
+  const lab = ["--pageserver", "lab"];
+  const branches = (await ours.json("branch", ...lab))["branches"] as Json[];
+  assert.deepEqual(
+    branches.map(({ name }) => name),
+    ["main"],
+  );
+  const lsn = String(branches[0]?.["last_record_lsn"]);
+  for (const report of [["status"], ["du"], ["tenant", "list"]]) {
+    const answer = await ours.json(...report, ...lab);
+    assert.equal(answer["ok"], true, `${report.join(" ")}: ${JSON.stringify(answer)}`);
+  }
+  assert.match(await refused(ours, 6, "pageserver", "user", "list", ...lab), /refuses: /);
+  await ours.ok("pageserver", "user", "list", "--pageserver", "admins");
+
+  // A compute starts again later, with what the origin knows of the password, which is nowhere else.
+  await ours.ok("pg", "create", "look", "--branch", "main", "--lsn", lsn, ...lab);
+  const shown = (await ours.json("pg", "list"))["computes"] as Json[];
+  assert.match(String(shown[0]?.["pageserver"]), /^https:\/\/bob@127\.0\.0\.1:\d+\?sslmode=verify-full/);
+  assert.doesNotMatch(JSON.stringify(shown), /correct/);
+  await ours.ok("pg", "restart", "look");
+  await ours.ok("pg", "stop", "look");
+  await ours.ok("pg", "destroy", "look");
+
+  const words = await ours.ok("completion", "--words", "--", "branch", "--pageserver", "");
+  assert.deepEqual(words.trim().split("\n"), ["admins", "lab", "nobody"]);
+  const unknown = /neither the URI of a pageserver nor an origin; the origins are admins, lab, nobody/;
+  assert.match(await refused(ours, 3, "branch", "--pageserver", "lba"), unknown);
+  assert.match(await refused(ours, 3, "branch", "--pageserver", "db.example.com:9898"), unknown);
+  assert.match(await refused(ours, 6, "branch", "--pageserver", "nobody"), /127\.0\.0\.1/);
+  await ours.ok("origin", "set-url", "lab", `postgresql://bob:wrong@127.0.0.1:${port}${trust}`);
+  assert.match(await refused(ours, 6, "branch", ...lab), /refuses: .*password/);
+}

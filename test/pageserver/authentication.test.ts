@@ -67,6 +67,12 @@ void test("tokens: what is accepted, and why the others are not", async (t) => {
     assert.deepEqual(limited.tenants, new Set([TENANT]));
     // Clocks may be apart a little.
     await authentication.jwt(byHand({ scope: "pageserverapi", exp: seconds - 10, nbf: seconds + 10 }));
+    // As the password of a name that is nobody's, as over libpq; the name with a token of its own is not.
+    const basic = (user: string): string =>
+      `Basic ${Buffer.from(`${user}:${byHand({ scope: "tenant", tenant_id: TENANT })}`).toString("base64")}`;
+    const shown = await authentication.ofHeader(basic("somebody"), { loopback: false });
+    assert.deepEqual(shown.tenants, new Set([TENANT]));
+    assert.equal(await reasonOf(authentication.ofHeader(basic("neon"), { loopback: false })), "unknown");
     const bearer = await authentication.ofHeader(`bearer ${byHand({ scope: "pageserverapi" })}`, {
       loopback: false,
     });

@@ -1,6 +1,7 @@
 import { string as stringArg } from "@oclif/core/args";
 import { boolean, integer, option, string as stringFlag } from "@oclif/core/flags";
 import { ErrorCode, NeonError } from "../../base/errors.ts";
+import type { PageserverClient } from "../../client/pageserver-client.ts";
 import {
   type PageserverUri,
   formatPageserverUri,
@@ -8,7 +9,7 @@ import {
   parsePageserverUri,
 } from "../../client/pageserver-uri.ts";
 import type { JsonFields } from "../shared/base-command.ts";
-import { PageserverCommand } from "../shared/pageserver-command.ts";
+import { PageserverCommand, type PageserverFlags } from "../shared/pageserver-command.ts";
 
 export default class PgCreate extends PageserverCommand {
   static override summary = "Create a Postgres on a branch and print its connection string.";
@@ -49,9 +50,7 @@ export default class PgCreate extends PageserverCommand {
   async run(): Promise<JsonFields> {
     const { args, flags } = await this.parse(PgCreate);
     const repository = await this.findRepository(flags);
-    const uri = flags.pageserver === undefined ? undefined : parsePageserverUri(flags.pageserver);
-    if (uri && flags.lsn === undefined) refuseWriterElsewhere(uri);
-    const { client } = await this.connect(flags);
+    const { client, uri } = await this.pageserverFor(flags);
     const { checkRefName } = await import("../../repository/ref-name.ts");
     const { parsePointOn } = await import("../../repository/point.ts");
     const { branchOfPoint, lsnOfPoint } = await import("../shared/moment.ts");
@@ -93,6 +92,21 @@ export default class PgCreate extends PageserverCommand {
     this.print(compute.uri);
     if (flags["no-start"]) this.say(`Start it with \`neon pg start ${name}\`.`);
     return computeJson(compute);
+  }
+
+  /** Refused before anybody is asked where that can be told from the URI. */
+  private async pageserverFor(
+    flags: PageserverFlags & { readonly lsn?: string | undefined },
+  ): Promise<{ client: PageserverClient; uri?: PageserverUri }> {
+    const { pageserver } = flags;
+    if (pageserver === undefined) return this.connect(flags);
+    const refuse = (uri: PageserverUri): void => {
+      if (flags.lsn === undefined) refuseWriterElsewhere(uri);
+    };
+    if (pageserver.includes("://")) refuse(parsePageserverUri(pageserver));
+    const found = await this.connectElsewhere(flags, pageserver);
+    refuse(found.uri);
+    return found;
   }
 }
 

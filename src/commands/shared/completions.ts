@@ -73,6 +73,7 @@ async function candidatesOf(
   if (flag && flag[1].type === "option") {
     if (flag[1].options) return flag[1].options;
     if (flag[0] === "tenant-id") return names.tenants();
+    if (flag[0] === "pageserver") return names.origins();
     return flag[0] === "branch" ? names.branches() : [];
   }
   if (current.startsWith("-")) return Object.keys(command.flags).map((name) => `--${name}`);

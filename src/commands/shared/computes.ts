@@ -7,7 +7,7 @@ import type { Repository } from "../../repository/repository.ts";
 import type { JsonFields } from "./base-command.ts";
 import { formatTable, paint } from "./output.ts";
 import type { Progress } from "./progress.ts";
-import { remotePageserver } from "./remote-pageserver.ts";
+import { notedPageserver } from "./remote-pageserver.ts";
 
 /**
  * The computes of the client's tenant, or of all, and those on branches of other pageservers. `pageserver`: the URI of the
@@ -27,7 +27,7 @@ export function computesOf(
     repository,
     client,
     pageserver: options.pageserver,
-    connect: (uri) => remotePageserver(uri, caution),
+    connect: (uri) => notedPageserver(uri, repository, caution),
     allTenants: options.allTenants,
     runAs: repository.config.runAs,
     events: {

@@ -3,6 +3,7 @@ import { string as stringFlag } from "@oclif/core/flags";
 import type { TenantId } from "../../base/ids.ts";
 import type { PageserverClient } from "../../client/pageserver-client.ts";
 import type { Repository } from "../../repository/repository.ts";
+import type { RemotePageserver } from "./remote-pageserver.ts";
 import { BaseCommand, type CommonFlags } from "./base-command.ts";
 
 export interface PageserverFlags extends CommonFlags {
@@ -19,29 +20,34 @@ export abstract class PageserverCommand extends BaseCommand {
   static override baseFlags = {
     ...BaseCommand.baseFlags,
     pageserver: stringFlag({
-      summary: "Another pageserver than the repository's: https://user@host:9898.",
+      summary: "Another pageserver than the repository's: https://user@host:9898, or an origin.",
       helpGroup: "GLOBAL",
-      helpValue: "URI",
+      helpValue: "URI|ORIGIN",
     }),
   };
 
   /**
-   * Connects for work on a tenant: --tenant-id, else the repository's default. Of a pageserver that was named by its
-   * URI it is the default of the repository around us if it is there, else the only one.
+   * Connects for work on a tenant: --tenant-id, else the repository's default. Of another pageserver it is the default of the
+   * repository around us if it is there, else the only one.
    */
   protected async connect(flags: PageserverFlags): Promise<Connection> {
     if (flags.pageserver === undefined) {
       const repository = await this.findRepository(flags);
       return { repository, client: await this.pageserverOf(repository, flags) };
     }
-    const { remotePageserver, chooseTenant } = await import("./remote-pageserver.ts");
-    const server = remotePageserver(flags.pageserver, (text) => this.caution(text));
+    const { client } = await this.connectElsewhere(flags, flags.pageserver);
+    return { client, repository: undefined };
+  }
+
+  /** The same for the pageserver that --pageserver names, with its URI. */
+  protected async connectElsewhere(flags: PageserverFlags, pageserver: string): Promise<RemotePageserver> {
+    const { chooseTenant } = await import("./remote-pageserver.ts");
+    const { client: server, uri } = await this.remote(flags, pageserver);
     if (flags["tenant-id"] !== undefined) {
       const { parseTenantId } = await import("../../base/ids.ts");
-      return { client: server.withTenant(parseTenantId(flags["tenant-id"])), repository: undefined };
+      return { client: server.withTenant(parseTenantId(flags["tenant-id"])), uri };
     }
-    const client = await chooseTenant(server, await this.defaultTenant(flags));
-    return { client, repository: undefined };
+    return { client: await chooseTenant(server, await this.defaultTenant(flags)), uri };
   }
 
   /** Connects for work on the pageserver as a whole, or on a tenant that is named otherwise. */
@@ -50,11 +56,17 @@ export abstract class PageserverCommand extends BaseCommand {
       const repository = await this.findRepository(flags);
       return { repository, client: await this.pageserverOf(repository, {}) };
     }
+    const { client } = await this.remote(flags, flags.pageserver);
+    return { client, repository: undefined };
+  }
+
+  private async remote(flags: PageserverFlags, pageserver: string): Promise<RemotePageserver> {
     const { remotePageserver } = await import("./remote-pageserver.ts");
-    return {
-      client: remotePageserver(flags.pageserver, (text) => this.caution(text)),
-      repository: undefined,
-    };
+    return remotePageserver(
+      pageserver,
+      () => this.findRepository(flags),
+      (text) => this.caution(text),
+    );
   }
 
   private async defaultTenant(flags: PageserverFlags): Promise<TenantId | undefined> {

@@ -86,6 +86,9 @@ export class Authentication {
     if (!known && user === DEFAULT_USER && this.token !== undefined && sameText(password, this.token)) {
       return { user, tenants: "all" };
     }
+    // As over libpq, a token may be shown as the password of any name that is nobody's here.
+    if (!known && user !== DEFAULT_USER && this.takesTokens && looksLikeJwt(password))
+      return this.jwt(password);
     const verifier = known?.verifier ?? mockScramVerifier(user, this.mockSecret);
     if ((await this.fits(password, verifier)) && known) return known.identity;
     throw new AuthenticationError("unknown", "the pageserver does not know this user or password", {
