@@ -42,6 +42,10 @@ export class JsonFields {
     return Object.keys(this.fields);
   }
 
+  isText(key: string): boolean {
+    return typeof this.value(key) === "string";
+  }
+
   isNumber(key: string): boolean {
     return typeof this.value(key) === "number";
   }
@@ -76,6 +80,7 @@ export class JsonFields {
   }
 
   lsn(key: string): Lsn {
+    if (!this.has(key)) throw this.wrong(key, "must be an LSN such as 0/16E2408");
     const text = this.text(key);
     const lsn = parseLsn(text);
     if (lsn === undefined) throw this.wrong(key, `must be an LSN such as 0/16E2408, not "${text}"`);
@@ -110,7 +115,9 @@ export class JsonFields {
   }
 
   object(key: string): JsonFields {
-    return new JsonFields(this.value(key) ?? null, this.name(key), this.misfit);
+    const value = this.value(key);
+    if (!isJsonObject(value)) throw this.wrong(key, "must be a JSON object");
+    return new JsonFields(value, this.name(key), this.misfit);
   }
 
   /** An object, or undefined where the field is missing or null. */
@@ -150,7 +157,7 @@ export class JsonFields {
   }
 
   private id(key: string): string {
-    const lower = this.text(key).toLowerCase();
+    const lower = this.has(key) ? this.text(key).toLowerCase() : "";
     if (!isId(lower)) throw this.wrong(key, "must have 32 hexadecimal digits");
     return lower;
   }

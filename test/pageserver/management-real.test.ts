@@ -78,6 +78,8 @@ async function tenants({ lab }: World): Promise<void> {
   assert.equal(listOf(await lab.ok("GET /v1/tenant")).length, 2);
   const detached = { path: { tenant: OTHER }, body: { mode: "Detached", tenant_conf: {} } };
   await lab.refused(`PUT ${T}/location_config`, 501, detached);
+  const odd = { path: { tenant: OTHER }, body: { mode: "Loose" } };
+  assert.match(await lab.refused(`PUT ${T}/location_config`, 400, odd), /must be one of AttachedSingle/);
   await lab.ok(`DELETE ${T}`, { path: { tenant: OTHER } });
   await lab.refused(`GET ${T}`, 404, { path: { tenant: OTHER } });
   await lab.ok("POST /v1/tenant", { body: { tenant_id: OTHER, pg_version: 16 } });
@@ -159,6 +161,9 @@ async function moments(world: World): Promise<void> {
   assert.deepEqual(reached, { [main]: true });
   const not = fieldsOf(await lab.ok(`POST ${T}/wait_lsn`, { body: { [main]: "FFFF/0", timeout: 0 } }));
   assert.deepEqual(not, { [main]: false });
+  const text = fieldsOf(await lab.ok(`POST ${T}/wait_lsn`, { body: { [main]: "FFFF/0", timeout: "5ms" } }));
+  assert.deepEqual(text, { [main]: false });
+  await lab.refused(`POST ${T}/wait_lsn`, 400, { body: { [main]: lsn, timeout: "soon" } });
   await lab.refused(`POST ${T}/wait_lsn`, 400, { body: { main: lsn } });
 }
 
@@ -197,6 +202,10 @@ async function layers(world: World): Promise<void> {
   );
 
   // The page is the one that Postgres has, up to hint bits and checksum; so is the size.
+  for (const before of [`GET ${TL}/keyspace`, `GET ${TL}/getpage`]) {
+    const query = { key: key(0), lsn: "0/8", at_lsn: "0/8" };
+    assert.match(await lab.refused(before, 404, onMain(world, { query })), /lies before the history of/);
+  }
   const page = await lab.ok(`GET ${TL}/getpage`, onMain(world, { query: { key: key(0) } }));
   assert.ok(page instanceof Uint8Array && page.length === 8192);
   const size = await lab.ok(`GET ${TL}/getpage`, onMain(world, { query: { key: key(0xffffffff) } }));
@@ -264,6 +273,8 @@ async function config({ lab }: World): Promise<void> {
     await lab.refused("PUT /v1/tenant/config", 400, { body: { tenant_id: TENANT, pitr_interval: pitr } });
   }
   await lab.refused("PUT /v1/tenant/config", 501, { body: { tenant_id: TENANT, eviction_policy: {} } });
+  const misspelt = { body: { tenant_id: TENANT, gc_perod: "1s" } };
+  assert.match(await lab.refused("PATCH /v1/tenant/config", 400, misspelt), /"gc_perod" is no setting/);
   await lab.refused("PUT /v1/tenant/config", 404, { body: { tenant_id: OTHER } });
 }
 
@@ -282,7 +293,7 @@ async function upkeep(world: World): Promise<void> {
   assert.equal(kept["layers_removed"], 0);
   assert.ok(Number(collected["layers_removed"]) > 0, JSON.stringify(collected));
   await lab.ok(`POST ${T}/gc`, { body: { dry_run: true } });
-  await lab.ok(`POST ${T}/compact`, { body: {} });
+  await lab.ok(`POST ${T}/compact`);
   await lab.ok(`GET ${T}/du`);
 }
 

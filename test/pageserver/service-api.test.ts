@@ -150,7 +150,7 @@ void test("bad branch requests", async (t) => {
     ["an empty name", { name: "", point }, "usage", /"name" must not be empty/],
     ["a bad name", { name: "a..b", point }, "usage", /"a\.\.b" is no name for a branch/],
     ["a taken name", { name: "main", point }, "exists", /"main" exists already/],
-    ["no point", { name: "b" }, "usage", /point must be a JSON object/],
+    ["no point", { name: "b" }, "usage", /"point" is missing: it must be a JSON object/],
     ["an empty point", { name: "b", point: {} }, "usage", /"point\.branch"/],
     ["two sources", { name: "b", point: { branch: "main", timeline_id: main } }, "usage", /point\.branch/],
     ["an unknown branch", { name: "b", point: { branch: "nope" } }, "not_found", /no branch "nope"/],
@@ -310,7 +310,7 @@ void test("bad writer requests", async (t) => {
   const source = { host: "localhost", port: 5432, user: "postgres" };
   const cases: [string, unknown, RegExp][] = [
     ["no name", { source }, /"name" is missing/],
-    ["no source", { name: "a" }, /source must be a JSON object/],
+    ["no source", { name: "a" }, /"source" is missing: it must be a JSON object/],
     ["no address", { name: "a", source: { port: 1, user: "p" } }, /source\.host/],
     ["two addresses", { name: "a", source: { ...source, socket_directory: "/x" } }, /source\.host/],
     [

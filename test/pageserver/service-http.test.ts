@@ -33,6 +33,25 @@ void test("status needs no token and tells no secret", async () => {
   assert.ok(Date.parse(String(startedAt)) <= Date.now());
   assert.match(String(repository), /neon-service-/);
   assert.deepEqual(rest, {});
+  // As those ask who only want to know whether somebody is there.
+  const head = await harness.call("HEAD", "/v1/status", undefined, {});
+  assert.deepEqual([head.status, head.body], [200, undefined]);
+});
+
+void test("a method that a path does not have, and a path that there is not", async () => {
+  await using harness = await Harness.withMain();
+  const refused = async (method: string, path: string): Promise<string> => {
+    const reply = await harness.call(method, path, method === "GET" ? undefined : {});
+    return `${reply.status} ${errorOf(reply).message}`;
+  };
+  assert.equal(await refused("DELETE", "/v1/tenant"), "405 /v1/tenant takes GET, POST, not DELETE");
+  // What has a name of its own is not taken for a tenant's id.
+  const config = "405 /v1/tenant/config takes PUT, PATCH, not";
+  assert.equal(await refused("GET", "/v1/tenant/config"), `${config} GET`);
+  assert.equal(await refused("DELETE", "/v1/tenant/config"), `${config} DELETE`);
+  const none = await harness.call("GET", "/v1/tenants");
+  assert.deepEqual([none.status, errorOf(none).code], [404, "not_found"]);
+  assert.match(String(errorOf(none).hint), /\/v1\/doc/);
 });
 
 void test("everything else wants the right token", async () => {

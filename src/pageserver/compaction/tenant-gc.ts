@@ -79,7 +79,7 @@ async function collectTimeline(
       cutoffLsn: undefined,
       removedBytes: 0,
       removedLayers: 0,
-      kept: [{ reason: "window", sizeBytes, layers: 0 }],
+      kept: [{ reason: "window", sizeBytes, layers: timeline.exchange?.store.layers().length ?? 0 }],
       roots: [],
     };
   }

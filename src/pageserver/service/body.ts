@@ -25,6 +25,11 @@ export async function readOptionalJsonBody(request: IncomingMessage): Promise<Js
   return text.trim() === "" ? undefined : parseBody(text);
 }
 
+/** What stands for a body that is not there, where none is needed. */
+export function emptyBody(): JsonFields {
+  return new JsonFields({}, "", usage);
+}
+
 function parseBody(text: string): JsonFields {
   let value: unknown;
   try {

@@ -179,7 +179,8 @@ export class HttpService implements AsyncDisposable {
   /** Says in `route` which one it is, once that is known. */
   private async answer(request: IncomingMessage, route: { pattern: string }): Promise<Answer> {
     const url = request.url ?? "/";
-    if (request.method === "GET" && (url === "/v1/status" || url.startsWith("/v1/status?"))) {
+    const isQuestion = request.method === "GET" || request.method === "HEAD";
+    if (isQuestion && (url === "/v1/status" || url.startsWith("/v1/status?"))) {
       route.pattern = "/v1/status";
       return { kind: "json", status: 200, value: { state: this.state, ...this.dependencies.status() } };
     }

@@ -64,20 +64,24 @@ export async function resolveMoment(
       },
     );
   }
-  const holder = tenant.timelineAt(timelineId, lsn);
-  if (lsn < holder.startLsn) {
-    throw new NeonError(
-      ErrorCode.NotFound,
-      `${formatLsn(lsn)} lies before the history of ${nameOf(tenant, timelineId)}, which begins at ${formatLsn(holder.startLsn)}`,
-      {
-        hint: `Choose an LSN from ${formatLsn(holder.startLsn)} on.`,
-        data: { lsn: formatLsn(lsn), start_lsn: formatLsn(holder.startLsn) },
-      },
-    );
-  }
+  const holder = holderOf(tenant, timelineId, lsn);
   // A branch begins at the end of a record of its ancestor's.
   if (lsn === holder.startLsn) return lsn;
   return (await holder.recordBoundary(lsn)).endLsn;
+}
+
+/** The timeline that has an LSN, itself or an ancestor. Throws `not_found` before the history. */
+export function holderOf(tenant: Tenant<ServedTimeline>, timelineId: TimelineId, lsn: Lsn): ServedTimeline {
+  const holder = tenant.timelineAt(timelineId, lsn);
+  if (lsn >= holder.startLsn) return holder;
+  throw new NeonError(
+    ErrorCode.NotFound,
+    `${formatLsn(lsn)} lies before the history of ${nameOf(tenant, timelineId)}, which begins at ${formatLsn(holder.startLsn)}`,
+    {
+      hint: `Choose an LSN from ${formatLsn(holder.startLsn)} on.`,
+      data: { lsn: formatLsn(lsn), start_lsn: formatLsn(holder.startLsn) },
+    },
+  );
 }
 
 /**

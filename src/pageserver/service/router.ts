@@ -65,24 +65,28 @@ export class Router<H> {
     const mark = url.indexOf("?");
     const path = mark < 0 ? url : url.slice(0, mark);
     const parts = path.split("/");
-    const methods: string[] = [];
-    for (const route of this.routes) {
-      if (!matches(route.parts, parts)) continue;
-      if (route.method !== method) {
-        methods.push(route.method);
-        continue;
-      }
+    const routes = this.meant(parts);
+    const route = routes.find((one) => one.method === method);
+    if (route) {
       const query = new URLSearchParams(mark < 0 ? "" : url.slice(mark + 1));
       const target = { path: variables(route.parts, parts), query };
       const { handler, access } = route;
       return { handler, target, pattern: route.parts.join("/"), access };
     }
-    if (methods.length > 0) {
-      throw new HttpError(405, ErrorCode.Usage, `${path} takes ${methods.join(", ")}, not ${String(method)}`);
+    if (routes.length > 0) {
+      const methods = routes.map((one) => one.method).join(", ");
+      throw new HttpError(405, ErrorCode.Usage, `${path} takes ${methods}, not ${String(method)}`);
     }
     throw new HttpError(404, ErrorCode.NotFound, `the pageserver has no ${String(method)} ${path}`, {
-      hint: "Command line and pageserver may be of different versions.",
+      hint: "/v1/doc lists all there is. If it was neon that asked, it and the pageserver are of different versions.",
     });
+  }
+
+  /** Routes of a path: where a pattern names a part and another one has a variable there, the name is meant. */
+  private meant(parts: readonly string[]): Route<H>[] {
+    const found = this.routes.filter((route) => matches(route.parts, parts));
+    const fewest = Math.min(...found.map(variableCount));
+    return found.filter((route) => variableCount(route) === fewest);
   }
 }
 
@@ -91,6 +95,10 @@ function matches(pattern: readonly string[], parts: readonly string[]): boolean 
     pattern.length === parts.length &&
     pattern.every((part, index) => (part.startsWith(":") ? parts[index] !== "" : part === parts[index]))
   );
+}
+
+function variableCount({ parts }: { readonly parts: readonly string[] }): number {
+  return parts.filter((part) => part.startsWith(":")).length;
 }
 
 function variables(pattern: readonly string[], parts: readonly string[]): Map<string, string> {

@@ -8,6 +8,7 @@ import { type TimelineGcReport, collectGarbage } from "../compaction/tenant-gc.t
 import type { Lease, Leases } from "../timeline/leases.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
+import { emptyBody } from "./body.ts";
 import { jsonLines } from "./json-lines.ts";
 import { resolveMoment } from "./points.ts";
 import { type Answer, type ApiRequest, json } from "./request.ts";
@@ -38,7 +39,7 @@ export function addStorageRoutes(router: ApiRouter, { tenants }: RouteContext): 
 }
 
 async function gc(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<Answer> {
-  const body = await request.body();
+  const body = (await request.optionalBody()) ?? emptyBody();
   const dryRun = body.has("dry_run") && body.boolean("dry_run");
   const kept = tenant.settings;
   const pitrIntervalMs = body.has("pitr_interval_ms")
@@ -67,7 +68,7 @@ async function gc(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<
 }
 
 async function compact(request: ApiRequest, tenant: Tenant<ServedTimeline>): Promise<Answer> {
-  const body = await request.body();
+  const body = (await request.optionalBody()) ?? emptyBody();
   const only = body.has("timeline_id") ? body.timelineId("timeline_id") : undefined;
   body.end();
   if (only !== undefined) tenant.timeline(only);

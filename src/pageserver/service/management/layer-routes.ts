@@ -13,9 +13,13 @@ import { makeReconstructor } from "../../read/make-reconstructor.ts";
 import type { PageReaders } from "../../read/timeline-pages.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import { usage } from "../http-errors.ts";
+import { holderOf } from "../points.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
 import { type AnyTenant, type ApiRouter, type RouteContext, TL, findersOf } from "../route-context.ts";
 import { formatOriginalKey, parseOriginalKey } from "./original-key.ts";
+
+/** How long a question waits for WAL up to where it wants to read. */
+const WAIT_MS = 30_000;
 
 export function addLayerRoutes(router: ApiRouter, { tenants, readers }: RouteContext): void {
   const { onTimeline } = findersOf(tenants);
@@ -34,7 +38,7 @@ export function addLayerRoutes(router: ApiRouter, { tenants, readers }: RouteCon
     .add(
       "GET",
       `${TL}/getpage`,
-      onTimeline((request, timeline) => getPage(request, timeline, readers)),
+      onTimeline((request, timeline, tenant) => getPage(request, timeline, tenant, readers)),
     );
 }
 
@@ -111,9 +115,10 @@ async function* releasing(source: AsyncIterable<unknown>, pin: Disposable): Asyn
 }
 
 /** Ranges of blocks of relations that there are, in key order; each is one fork. */
-async function keyspace(request: ApiRequest, timeline: ServedTimeline): Promise<Answer> {
+async function keyspace(request: ApiRequest, timeline: ServedTimeline, tenant: AnyTenant): Promise<Answer> {
   const wanted = request.queryLsn("at_lsn") ?? timeline.lastRecordLsn;
-  const lsn = await effectiveLsn(timeline, { lsn: wanted, notModifiedSince: wanted });
+  holderOf(tenant, timeline.id, wanted);
+  const lsn = await effectiveLsn(timeline, { lsn: wanted, notModifiedSince: wanted }, WAIT_MS);
   const store = storeOf(timeline);
   store.checkReadable(lsn);
   const reconstructor = await makeReconstructor(store, timeline.cluster.pgVersion, lsn);
@@ -133,16 +138,20 @@ function readU32(value: Uint8Array): number {
 }
 
 /** One value, as bytes: to be compared with what other protocols give. */
-async function getPage(request: ApiRequest, timeline: ServedTimeline, readers: PageReaders): Promise<Answer> {
+async function getPage(
+  request: ApiRequest,
+  timeline: ServedTimeline,
+  tenant: AnyTenant,
+  readers: PageReaders,
+): Promise<Answer> {
   const key = parseOriginalKey(request.query("key") ?? "");
   if (!key) {
     throw usage('query parameter "key" must have 36 hexadecimal digits and be that of a page or size', "key");
   }
   const wanted = request.queryLsn("lsn") ?? MAX_LSN;
-  const lsn: Lsn = await effectiveLsn(timeline, {
-    lsn: wanted,
-    notModifiedSince: wanted === MAX_LSN ? timeline.lastRecordLsn : wanted,
-  });
+  holderOf(tenant, timeline.id, wanted);
+  const notModifiedSince = wanted === MAX_LSN ? timeline.lastRecordLsn : wanted;
+  const lsn: Lsn = await effectiveLsn(timeline, { lsn: wanted, notModifiedSince }, WAIT_MS);
   const pages = await readers.of(timeline);
   switch (key.kind) {
     case "page":

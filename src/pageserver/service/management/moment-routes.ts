@@ -2,6 +2,7 @@
 import { ErrorCode, NeonError } from "../../../base/errors.ts";
 import { type TimelineId, isId } from "../../../base/ids.ts";
 import { type Lsn, formatLsn } from "../../../base/lsn.ts";
+import { readDuration } from "../../duration.ts";
 import type { ServedTimeline } from "../../timeline/served-timeline.ts";
 import { HttpError, usage } from "../http-errors.ts";
 import { leaseLsn } from "../lease-lsn.ts";
@@ -88,7 +89,7 @@ async function lease(request: ApiRequest, timeline: ServedTimeline, tenant: AnyT
   return json({ valid_until: new Date(validUntil).toISOString() });
 }
 
-/** Body: LSNs by timeline, and `timeout` as a number of seconds or as the original's `{secs, nanos}`. */
+/** Body: LSNs by timeline, and `timeout` as a number of seconds, as a text such as `10s`, or as the original's `{secs, nanos}`. */
 async function waitLsn(request: ApiRequest, tenant: AnyTenant): Promise<Answer> {
   const body = await request.body();
   const waitMs = readTimeout(body);
@@ -117,6 +118,7 @@ async function waitLsn(request: ApiRequest, tenant: AnyTenant): Promise<Answer> 
 function readTimeout(body: Awaited<ReturnType<ApiRequest["body"]>>): number {
   if (!body.has("timeout")) return WAIT_MS;
   if (body.isNumber("timeout")) return body.integer("timeout", { min: 0, max: WAIT_S_MAX }) * 1000;
+  if (body.isText("timeout")) return readDuration(body, "timeout", { min: 0, max: WAIT_S_MAX * 1000 });
   const duration = body.object("timeout");
   const seconds = duration.integer("secs", { min: 0, max: WAIT_S_MAX });
   const nanos = duration.has("nanos") ? duration.integer("nanos", { min: 0, max: 999_999_999 }) : 0;

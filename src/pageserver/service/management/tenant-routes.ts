@@ -14,6 +14,14 @@ import { renderTenant } from "../render.ts";
 import { type Answer, type ApiRequest, json } from "../request.ts";
 import { type AnyTenant, type ApiRouter, type RouteContext, T, findersOf } from "../route-context.ts";
 
+/** How the original's clients may want a tenant. */
+const MODES: readonly string[] = [
+  "AttachedSingle",
+  "AttachedMulti",
+  "AttachedStale",
+  "Secondary",
+  "Detached",
+];
 /** Of tenants whose creation says nothing of it. */
 const DEFAULT_PG_VERSION = 17;
 
@@ -61,6 +69,9 @@ async function configureLocation(
 ): Promise<Answer> {
   const body = await request.body();
   const mode = body.text("mode");
+  if (!MODES.includes(mode)) {
+    throw body.wrong("mode", `must be one of ${MODES.join(", ")}, not "${mode.slice(0, 40)}"`);
+  }
   if (!mode.startsWith("Attached")) {
     throw new NeonError(
       ErrorCode.Unsupported,

@@ -96,15 +96,26 @@ async function startOf(tenant: AnyTenant, from: TimelineId, wanted: Lsn | undefi
     if (wanted > ancestor.lastRecordLsn && ancestor.writer) await ancestor.waitForLsn(wanted, LSN_WAIT_MS);
     return await resolveMoment(tenant, from, { lsn: wanted });
   } catch (error) {
-    if (!(error instanceof NeonError && error.code === ErrorCode.NotFound)) throw error;
-    throw new HttpError(406, ErrorCode.NotFound, `invalid branch start lsn: ${error.message}`);
+    // WAL that does not come is no other thing than WAL that is not there.
+    const isAbsent =
+      error instanceof NeonError && (error.code === ErrorCode.NotFound || error.code === ErrorCode.Timeout);
+    if (!isAbsent) throw error;
+    throw new HttpError(406, ErrorCode.NotFound, `invalid branch start lsn: ${error.message}`, {
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
   }
 }
 
 function noInitdb(): NeonError {
-  return new NeonError(ErrorCode.Unsupported, "the pageserver has no Postgres to make a new database with", {
-    hint: "`neon init` or `neon tenant create` makes one; PUT …/import_basebackup takes a data directory as a tar.",
-  });
+  return new NeonError(
+    ErrorCode.Unsupported,
+    "a timeline without ancestor_timeline_id would be a new database, and the pageserver has no initdb to make one with",
+    {
+      hint:
+        "Run `neon tenant create`, which has one. Or initdb yourself, and send the directory: " +
+        "tar -C DIR -cf - . | curl -T - …/timeline/ID/import_basebackup",
+    },
+  );
 }
 
 function checkVersion(tenant: AnyTenant, body: JsonFields): void {

@@ -109,8 +109,9 @@ export function openApiPage(version: string): string {
     ([group, operations]) =>
       `<h2>${group}</h2><table>${Object.entries(operations)
         .map(
-          ([key, { summary }]) =>
-            `<tr><td><code>${escapeHtml(key)}</code></td><td>${escapeHtml(summary)}</td></tr>`,
+          ([key, operation]) =>
+            `<tr><td><code>${escapeHtml(key)}</code></td><td>${escapeHtml(operation.summary)}</td>` +
+            `<td>${escapeHtml(takes(operation))}</td></tr>`,
         )
         .join("")}</table>`,
   );
@@ -119,6 +120,13 @@ export function openApiPage(version: string): string {
     `<h1>Pageserver ${escapeHtml(version)}</h1><p>As a document: <a href="/v1/openapi.json">openapi.json</a></p>` +
     `${rows.join("")}</html>\n`
   );
+}
+
+/** What a request may have with it, in a line. */
+function takes({ query = {}, body = {} }: Operation): string {
+  const names = Object.keys(query).join("&");
+  const fields = body === "upload" ? "a tar" : Object.keys(body).join(", ");
+  return [names === "" ? "" : `?${names}`, fields].filter((text) => text !== "").join(" · ");
 }
 
 function escapeHtml(text: string): string {

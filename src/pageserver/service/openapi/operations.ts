@@ -271,7 +271,7 @@ export const GROUPS: Readonly<Record<string, Readonly<Record<string, Operation>>
   tenants: TENANTS,
   timelines: TIMELINES,
   computes: COMPUTES,
-  "2021": OLD,
+  "as in 2021": OLD,
 };
 
 export function operationKey(method: Method, pattern: string): string {
