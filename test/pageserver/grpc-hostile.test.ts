@@ -14,6 +14,9 @@ import { RawClient, frame } from "../support/grpc-raw.ts";
 import { SeededRandom } from "../support/random.ts";
 
 const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+/** Frames: settings that change nothing, and the announcement of the end of a connection. */
+const SETTINGS = Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+const GO_AWAY = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 const HELLO = Buffer.from("hello");
 
 /** A server with a method that gives back what it gets, one that waits for ever, and one that never stops sending. */
@@ -189,11 +192,36 @@ void test("a peer that answers no ping is gone", async () => {
   const port = await bench.listen();
   // One that has said nothing of HTTP/2 yet, and one that has, and then falls silent.
   const sockets = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1")];
-  sockets[1]?.write(Buffer.concat([PREFACE, Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0])]));
+  sockets[1]?.write(Buffer.concat([PREFACE, SETTINGS]));
   await until("two sessions", () => bench.server.sessionCount === 2);
   await until("no sessions", () => bench.server.sessionCount === 0);
   for (const socket of sockets) socket.destroy();
   await answers(port);
+});
+
+void test("a client that says goodbye and stays on the line", async () => {
+  await using bench = new Bench({ sweepMs: 5, pingAfterMs: 20, pingTimeoutMs: 100 });
+  const port = await bench.listen();
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  socket.on("error", () => undefined);
+  socket.write(Buffer.concat([PREFACE, SETTINGS, GO_AWAY]));
+  await until("a session", () => bench.server.sessionCount === 1);
+  await until("no session", () => bench.server.sessionCount === 0);
+  socket.destroy();
+  await answers(port);
+});
+
+void test("a client that stays on the line does not hold up a stop", async () => {
+  await using bench = new Bench();
+  const socket = connect({ port: await bench.listen(), host: "127.0.0.1", allowHalfOpen: true });
+  socket.on("error", () => undefined);
+  socket.write(Buffer.concat([PREFACE, SETTINGS, GO_AWAY]));
+  await until("a session", () => bench.server.sessionCount === 1);
+  // The server ends its side.
+  await once(socket.resume(), "end");
+  await bench.server.stop(0);
+  assert.equal(bench.server.sessionCount, 0);
+  socket.destroy();
 });
 
 void test("a client that takes nothing is cut off, and nothing is kept for it", async () => {

@@ -52,11 +52,14 @@ export interface GrpcServerDependencies {
 
 interface Session {
   readonly session: ServerHttp2Session;
+  readonly socket: Socket;
   readonly peer: GrpcPeer;
   calls: number;
   idleSince: number;
   pingSentAt: number;
   isPingOpen: boolean;
+  /** When it was first seen to have ended while its client stays on the line. */
+  endedAt: number | undefined;
 }
 
 interface OpenCall {
@@ -68,6 +71,8 @@ interface OpenCall {
 const SESSION_MEMORY_MIB = 16;
 const HEADER_PAIRS_MAX = 64;
 const PINGS_MAX = 8;
+/** How long the last bytes to a client may take when the server stops. */
+const FAREWELL_MS = 500;
 
 export class GrpcServer implements AsyncDisposable {
   private readonly limits: GrpcServerLimits;
@@ -119,7 +124,16 @@ export class GrpcServer implements AsyncDisposable {
     // A session on an encrypted socket waits for what Node tells clients only; here the handshake is over.
     if (socket instanceof TLSSocket) socket.emit("secureConnect");
     const now = performance.now();
-    const known: Session = { session, peer, calls: 0, idleSince: now, pingSentAt: now, isPingOpen: false };
+    const known: Session = {
+      session,
+      socket,
+      peer,
+      calls: 0,
+      idleSince: now,
+      pingSentAt: now,
+      isPingOpen: false,
+      endedAt: undefined,
+    };
     this.sessions.set(session, known);
     // The session closes after an error of its own or of its socket.
     session.on("error", () => undefined);
@@ -146,9 +160,14 @@ export class GrpcServer implements AsyncDisposable {
     for (const { session } of this.sessions.values()) session.destroy();
     await Promise.allSettled([...this.calls.values()].map(({ done }) => done));
     if (this.sessions.size === 0) return;
+    // A client may have the last words, and stay on the line all the same.
+    const timer = setTimeout(() => {
+      for (const { socket } of this.sessions.values()) socket.destroy();
+    }, FAREWELL_MS);
     await new Promise<void>((resolve) => {
       this.onEmpty = resolve;
     });
+    clearTimeout(timer);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -165,6 +184,7 @@ export class GrpcServer implements AsyncDisposable {
   private accept(session: Session, stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
     // Whoever reads the stream learns of it by its close.
     stream.on("error", () => undefined);
+    if (stream.destroyed || stream.closed) return;
     const refused = refusal(headers);
     if (refused !== undefined) {
       stream.respond({ ":status": refused }, { endStream: true });
@@ -223,6 +243,12 @@ export class GrpcServer implements AsyncDisposable {
   private look(known: Session, now: number): void {
     const { session } = known;
     const { pingAfterMs, pingTimeoutMs, sessionIdleMs } = this.limits;
+    if (session.destroyed) {
+      // Its last bytes may still be on their way.
+      known.endedAt ??= now;
+      if (now - known.endedAt >= pingTimeoutMs) known.socket.destroy();
+      return;
+    }
     if (known.isPingOpen) {
       if (now - known.pingSentAt >= pingTimeoutMs) session.destroy();
       return;
