@@ -5,6 +5,7 @@ import { type LeasedMoment, setLease } from "./leases.ts";
 import { type TenantId, type TimelineId, type WriterEpoch, parseTenantId } from "../base/ids.ts";
 import type { Lineage } from "../base/lineage.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
+import { type FollowerInfo, followersOf } from "./follower-info.ts";
 import { type FsckReport, type RepairReport, fsckReportOf, repairReportOf } from "./fsck-report.ts";
 import {
   type HttpCall,
@@ -79,6 +80,7 @@ export interface BranchInfo {
   readonly writer: WriterInfo | null;
   readonly createdAt: string | null;
   readonly physicalBytes: number | null;
+  readonly followers: readonly FollowerInfo[];
   /** Who wrote it, through all its ancestors; undefined for a branch that cannot be read. */
   readonly lineage: Lineage | undefined;
 }
@@ -487,6 +489,7 @@ function branchOf(object: JsonObject): BranchInfo {
     writer: writerOf(object["writer"]),
     createdAt: optionalTextField(object, "created_at"),
     physicalBytes: optionalNumberField(object, "physical_bytes"),
+    followers: followersOf(object),
     lineage: optionalLineageField(object, "lineage"),
   };
 }

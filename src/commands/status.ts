@@ -16,7 +16,7 @@ export default class Status extends PageserverCommand {
   static override summary = "What is running, how far it is, and what is wrong.";
   static override description =
     "Shows the pageserver, the computes and the branches. LAG is what a compute has written and the pageserver has " +
-    "not taken in yet; UPSTREAM how a branch stands to where it is pushed to or pulled from, as of the last contact. The exit code is 0 whatever the state; scripts look at --json.\n\n" +
+    "not taken in yet; a FOLLOWER is a standby or another client that receives a branch's WAL; UPSTREAM how a branch stands to where it is pushed to or pulled from, as of the last contact. The exit code is 0 whatever the state; scripts look at --json.\n\n" +
     "With --pageserver: that server and its branches; what runs on them is known where it was started.";
   static override examples = ["<%= config.bin %> status", "<%= config.bin %> status --json"];
 
@@ -38,6 +38,7 @@ export default class Status extends PageserverCommand {
     if (computes.length > 0) this.print(`\n${computeLines(computes)}`);
     const upstreams = upstreamReports(repository, client.tenantId, branches);
     if (branches.length > 0) this.print(`\n${branchLines(branches, upstreams)}`);
+    if (branches.some(({ followers }) => followers.length > 0)) this.print(`\n${followerLines(branches)}`);
     for (const problem of branchProblems(branches)) {
       this.say(`${paint("red", "error:", process.stderr)} ${problem}`);
     }
@@ -146,6 +147,23 @@ function branchLines(
       branch.state,
       ...upstream(branch.name),
     ]),
+  );
+}
+
+/** Standbys and other clients that receive WAL. */
+function followerLines(branches: readonly BranchInfo[]): string {
+  return formatTable(
+    ["FOLLOWER", "BRANCH", "SLOT", "FLUSHED", "LAG", "STATE"],
+    branches.flatMap(({ name, followers }) =>
+      followers.map((follower) => [
+        follower.applicationName === "" ? follower.user : follower.applicationName,
+        name,
+        follower.slot ?? "-",
+        follower.flushLsn === null ? "-" : formatLsn(follower.flushLsn),
+        formatBytes(follower.lagBytes),
+        follower.state,
+      ]),
+    ),
   );
 }
 

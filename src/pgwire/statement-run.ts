@@ -12,6 +12,7 @@ import {
 } from "./encode-backend.ts";
 import type { FrameConnection } from "./frame-connection.ts";
 import { encodeCopyDone } from "./frontend.ts";
+import { encodeWarning } from "./wire-errors.ts";
 import type { Statement, StatementChannel, StatementSession } from "./statement.ts";
 
 /** Small messages are sent together up to this size. */
@@ -52,6 +53,11 @@ export class StatementRun<Identity> implements StatementSession<Identity> {
     this.signal = options.signal;
   }
 
+  async warn(message: string, hint: string): Promise<void> {
+    assert(this.mode === "none", "a warning comes before the answer");
+    await this.connection.write(encodeWarning(message, hint));
+  }
+
   async row(values: readonly (string | null)[]): Promise<void> {
     const { columns } = this;
     assert(columns?.length === values.length, "a value for each column");
@@ -77,6 +83,12 @@ export class StatementRun<Identity> implements StatementSession<Identity> {
   }
 
   async copyOut(): Promise<{ send(payload: Uint8Array): Promise<void> }> {
+    // Several may follow each other, as in a base backup of servers before 15.
+    if (this.mode === "copy-out") {
+      this.push(encodeCopyDone());
+      await this.flush();
+      this.mode = "results";
+    }
     this.begin("copy-out");
     await this.connection.write(encodeCopyOutResponse());
     const channel = new CopyChannel(this.connection, "server");

@@ -24,12 +24,14 @@ export type Admission<Identity> =
 
 /**
  * One execution of a statement, as it sees its client. At most one kind of answer: rows or one of the copies; but
- * whole results may come before and behind a CopyOut.
+ * whole results may come before and behind a CopyOut, and one CopyOut behind another.
  */
 export interface StatementSession<Identity> {
   readonly identity: Identity;
   /** Aborted when the client goes away or cancels, or the server stops; with a NeonError as reason. */
   readonly signal: AbortSignal;
+  /** Tells the client's user something, before the answer. */
+  warn(message: string, hint: string): Promise<void>;
   /** One row; as many values as the statement has columns. Resolves when the client can take more. */
   row(values: readonly (string | null)[]): Promise<void>;
   /** Rows whose columns are known only now. Not the last result of the statement: ends it, so that others may follow. */

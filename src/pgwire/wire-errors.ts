@@ -53,20 +53,39 @@ export function encodeError(thrown: unknown, severity: "ERROR" | "FATAL" = "ERRO
   const sqlState = error instanceof WireError ? error.sqlState : SQL_STATES[error.code];
   const hasData = Object.keys(error.data).length > 0;
   const detail = hasData ? `${error.code} ${JSON.stringify(error.data)}` : error.code;
-  const writer = new ByteWriter().u8(Backend.ErrorResponse).i32be(0);
-  const field = (letter: string, value: string): void => {
+  return encodeFields(Backend.ErrorResponse, {
+    S: severity,
+    V: severity,
+    C: sqlState,
+    M: error.message,
+    // A detail that is cut could not be read again.
+    D: detail.length <= FIELD_LENGTH_MAX ? detail : error.code,
+    H: error.hint,
+  });
+}
+
+/** Something that the client's user should know, although what was asked for is done. */
+export function encodeWarning(message: string, hint: string): Uint8Array {
+  return encodeFields(Backend.NoticeResponse, {
+    S: "WARNING",
+    V: "WARNING",
+    C: WARNING_STATE,
+    M: message,
+    H: hint,
+  });
+}
+
+function encodeFields(type: number, fields: Readonly<Record<string, string | undefined>>): Uint8Array {
+  const writer = new ByteWriter().u8(type).i32be(0);
+  for (const [letter, value] of Object.entries(fields)) {
+    if (value === undefined) continue;
     writer.u8(letter.charCodeAt(0)).cstring(value.slice(0, FIELD_LENGTH_MAX).replaceAll("\0", ""));
-  };
-  field("S", severity);
-  field("V", severity);
-  field("C", sqlState);
-  field("M", error.message);
-  // A detail that is cut could not be read again.
-  field("D", detail.length <= FIELD_LENGTH_MAX ? detail : error.code);
-  if (error.hint !== undefined) field("H", error.hint);
+  }
   writer.u8(0);
   return writer.patchI32be(1, writer.length - 1).finish();
 }
+
+const WARNING_STATE = "01000";
 
 /** The error that an ErrorResponse tells of: one of ours as it was thrown, any other as a ServerError. */
 export function errorFromResponse(body: Uint8Array): NeonError {

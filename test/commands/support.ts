@@ -78,6 +78,7 @@ export function branch(name: string, more: object = {}): Record<string, unknown>
     writer: null,
     created_at: "2026-11-21T10:00:00Z",
     physical_bytes: 2048,
+    followers: [],
     upstream: null,
     ...more,
   };

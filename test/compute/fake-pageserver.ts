@@ -201,6 +201,7 @@ export class FakePageserver implements ComputePageserver, AsyncDisposable {
         : null,
       createdAt: null,
       physicalBytes: null,
+      followers: [],
       lineage: undefined,
     };
   }

@@ -3,12 +3,10 @@
  * and start, and the pageserver is started anew.
  */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { test } from "node:test";
-import { promisify } from "node:util";
 import { extractDataDirectory } from "../../src/compute/data-directory.ts";
 import { type Lsn, formatLsn, parseLsn } from "../../src/base/lsn.ts";
 import { PgConnection } from "../../src/pgwire/client.ts";
@@ -18,54 +16,13 @@ import { versionByMajor } from "../../src/postgres/versions/versions.ts";
 import { WalStream } from "../../src/postgres/wal/stream.ts";
 import { connectLibpq } from "../../src/pgwire/libpq-client.ts";
 import { parseLibpqUri } from "../../src/pgwire/uri.ts";
-import { TestPostgres, embeddedBinDir, freePort } from "../support/postgres.ts";
-import { Lab, until } from "./support.ts";
+import { TestPostgres } from "../support/postgres.ts";
+import { HAS_15, type Site, conninfo, run, site, start, stock } from "./replication-site.ts";
+import { until } from "./support.ts";
 
-const DEBIAN_15 = "/usr/lib/postgresql/15/bin";
-const HAS_15 = existsSync(join(DEBIAN_15, "pg_receivewal"));
 /** A flag of WAL pages that says whether a backup was running. */
 const BACKUP_REMOVABLE = 0x04;
 const WAL_PAGE = 8192;
-
-interface Site {
-  readonly lab: Lab;
-  readonly tenant: string;
-  readonly token: string;
-  readonly binDir: string;
-  readonly address: () => Promise<{ host: string; port: string }>;
-}
-
-async function site(major: number): Promise<Site> {
-  const lab = new Lab();
-  try {
-    const binDir = major === 15 ? DEBIAN_15 : embeddedBinDir(major);
-    await lab.ok("init", "--pg-version", String(major), "--pg-bin", binDir, "--wal-segsize", "1");
-    await lab.ok("pg", "create", "main");
-    return {
-      lab,
-      binDir,
-      tenant: await lab.ok("config", "get", "default_tenant_id"),
-      token: await lab.ok("config", "get", "pageserver.auth_token"),
-      address: async () => {
-        const [host = "", port = ""] = (await lab.ok("config", "get", "pageserver.listen_libpq")).split(":");
-        return { host, port };
-      },
-    };
-  } catch (error) {
-    await lab[Symbol.asyncDispose]();
-    throw error;
-  }
-}
-
-async function conninfo({ token, tenant, address }: Site, branch: string): Promise<string> {
-  const { host, port } = await address();
-  return `host=${host} port=${port} user=neon password=${token} sslmode=disable options='-c tenant_id=${tenant} -c branch=${branch}'`;
-}
-
-/** Starts a compute again, whoever may have got its port meanwhile. */
-async function start(lab: Lab, name: string): Promise<void> {
-  await lab.ok("pg", "start", name, "--port", String(await freePort()));
-}
 
 /** A standby from the pageserver's backup, which follows a branch, or stays where it is. */
 async function standby(
@@ -270,14 +227,6 @@ test("a slot keeps garbage collection from the WAL of its client", { timeout: 20
   await collect();
   await refused(`START_REPLICATION ${start}`, "58P01");
 });
-
-const run = promisify(execFile);
-
-/** Runs a stock program of Postgres 15 to its end; what it printed. */
-async function stock(program: string, ...args: string[]): Promise<string> {
-  const { stdout, stderr } = await run(join(DEBIAN_15, program), args, { maxBuffer: 1 << 28 });
-  return stdout + stderr;
-}
 
 /** The segments of a directory that are whole, by name; of recycled ones the pages say where they were. */
 function segments(directory: string): Map<string, Buffer> {

@@ -52,6 +52,7 @@ class Conversation {
       channel: this.channel,
       signal,
       clock: { now: () => Date.now() },
+      client: { name: "test", slot: undefined, user: "neon" },
       timeoutMs,
       onStatus: () => undefined,
       onSent: () => undefined,

@@ -18,6 +18,15 @@ export function branchJson(branch: BranchInfo, upstream: UpstreamReport | undefi
     writer: branch.writer?.name ?? null,
     created_at: branch.createdAt,
     physical_bytes: branch.physicalBytes,
+    followers: branch.followers.map((follower) => ({
+      application_name: follower.applicationName,
+      user: follower.user,
+      slot: follower.slot,
+      state: follower.state,
+      sent_lsn: formatLsn(follower.sentLsn),
+      flush_lsn: follower.flushLsn === null ? null : formatLsn(follower.flushLsn),
+      lag_bytes: follower.lagBytes,
+    })),
     upstream: upstreamJson(upstream),
   };
 }

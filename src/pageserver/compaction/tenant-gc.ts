@@ -5,6 +5,7 @@
  */
 import { type TimelineId } from "../../base/ids.ts";
 import { type Lsn, MAX_LSN, lsnMax, lsnMin } from "../../base/lsn.ts";
+import { segmentStart } from "../../postgres/wal/layout.ts";
 import type { GcPlan } from "../../storage/plan-gc.ts";
 import type { Retention } from "../../storage/store.ts";
 import type { AncestorPoint } from "../timeline/metadata.ts";
@@ -135,13 +136,18 @@ async function decide(
   return { retention, roots };
 }
 
-/** The lowest LSN of a timeline from which on somebody follows its WAL, on it or on a branch of it. */
+/**
+ * The lowest LSN of a timeline from which on somebody follows its WAL, on it or on a branch of it. Those who follow ask
+ * from the start of a segment, whatever they have of it, and put what they get over it: so all of the segment is kept.
+ */
 async function walNeededFrom(tenant: Tenant<ServedTimeline>, id: TimelineId): Promise<Lsn> {
   let lowest = MAX_LSN;
   for (const [follower, entry] of tenant.timelineEntries()) {
     if (entry.kind !== "open" || entry.timeline.leases === undefined) continue;
     await entry.timeline.leases.list();
-    for (const lsn of entry.timeline.leases.walNeededFrom()) {
+    const { segmentSize } = entry.timeline.cluster;
+    for (const needed of entry.timeline.leases.walNeededFrom()) {
+      const lsn = segmentStart(needed, segmentSize);
       if (reaches(tenant, follower, lsn, id)) lowest = lsnMin(lowest, lsn);
     }
   }

@@ -13,6 +13,7 @@ import {
   encodeXlogData,
 } from "../../pgwire/replication.ts";
 import type { StatementChannel } from "../../pgwire/statement.ts";
+import type { Follower } from "../timeline/followers.ts";
 import type { TimelineWal } from "../timeline/timeline-wal.ts";
 import { WalReader } from "./wal-reader.ts";
 
@@ -28,6 +29,8 @@ export interface WalSenderOptions {
   readonly signal: AbortSignal;
   readonly clock: Clock;
   readonly timeoutMs?: number;
+  /** Who the client is. */
+  readonly client: Pick<Follower, "name" | "slot" | "user">;
   /** Told of what the client has, and what has been sent. */
   readonly onStatus: (status: ReceivedStatus) => void;
   readonly onSent: (lsn: Lsn) => void;
@@ -35,7 +38,13 @@ export interface WalSenderOptions {
   readonly check: () => void;
 }
 
-export class WalSender {
+export class WalSender implements Follower {
+  readonly name: string;
+  readonly slot: string | undefined;
+  readonly user: string;
+  readonly startedAt: number;
+  sentBytes = 0;
+  reported: Follower["reported"];
   private readonly options: WalSenderOptions;
   private readonly reader: WalReader;
   private readonly timeoutMs: number;
@@ -49,8 +58,17 @@ export class WalSender {
 
   constructor(options: WalSenderOptions) {
     this.options = options;
+    const { name, slot, user } = options.client;
+    this.name = name;
+    this.slot = slot;
+    this.user = user;
+    this.startedAt = options.clock.now();
     this.reader = new WalReader(options.wal, options.startLsn);
     this.timeoutMs = options.timeoutMs ?? SENDER_TIMEOUT_MS;
+  }
+
+  get sentLsn(): Lsn {
+    return this.reader.position;
   }
 
   /** Until the client has ended its side. Throws when it is lost, or the WAL cannot be read. */
@@ -58,6 +76,7 @@ export class WalSender {
     const { signal } = this.options;
     const onAbort = (): void => this.wake();
     signal.addEventListener("abort", onAbort);
+    using _present = this.options.wal.followers.add(this);
     const listening = this.listen();
     try {
       while (!this.clientEnded) {
@@ -80,6 +99,7 @@ export class WalSender {
     if (this.reader.position >= endLsn) return false;
     const { lsn, bytes } = await this.reader.next(endLsn);
     await channel.send(encodeXlogData({ lsn, bytes, serverEndLsn: wal.endLsn, nowMs: clock.now() }));
+    this.sentBytes += bytes.length;
     onSent(this.reader.position);
     return true;
   }
@@ -132,6 +152,7 @@ export class WalSender {
         this.askedAt = undefined;
         const status = decodeStandbyMessage(payload);
         if (status === undefined) continue;
+        this.reported = status;
         this.options.onStatus(status);
         if (!status.replyRequested) continue;
         this.replyWanted = true;

@@ -4,6 +4,7 @@ import { INVALID_LSN, type Lsn, formatLsn } from "../../base/lsn.ts";
 import type { Finding } from "../../storage/findings.ts";
 import type { CheckReport, TenantReport } from "../check/check-tenant.ts";
 import type { RepairReport } from "../check/repair.ts";
+import { lagOf } from "../timeline/followers.ts";
 import type { AncestorPoint } from "../timeline/metadata.ts";
 import type { ServedTimeline, WriterStatus } from "../timeline/served-timeline.ts";
 import type { Verification } from "../verify/verify-directory.ts";
@@ -51,6 +52,7 @@ export function renderBranch(tenant: Tenant<ServedTimeline>, branch: Branch): ob
     writer: renderWriter(timeline.writer),
     created_at: new Date(timeline.createdAt).toISOString(),
     physical_bytes: timeline.physicalBytes,
+    followers: renderFollowers(timeline),
     verified_pages: timeline.verifiedPages ?? null,
   };
 }
@@ -81,8 +83,30 @@ function renderBroken(
     writer: null,
     created_at: metadata ? new Date(metadata.createdAt).toISOString() : null,
     physical_bytes: null,
+    followers: [],
     verified_pages: null,
   };
+}
+
+/** Those who receive its WAL, as pg_stat_replication shows them. */
+function renderFollowers({ wal }: ServedTimeline): object[] {
+  if (wal === undefined) return [];
+  const { endLsn } = wal;
+  const told = (lsn: Lsn | undefined): string | null =>
+    lsn === undefined || lsn === INVALID_LSN ? null : formatLsn(lsn);
+  return wal.followers.list().map((follower) => ({
+    application_name: follower.name,
+    user: follower.user,
+    slot: follower.slot ?? null,
+    state: follower.sentLsn < endLsn ? "catchup" : "streaming",
+    sent_lsn: formatLsn(follower.sentLsn),
+    write_lsn: told(follower.reported?.writeLsn),
+    flush_lsn: told(follower.reported?.flushLsn),
+    replay_lsn: told(follower.reported?.applyLsn),
+    lag_bytes: lagOf(follower, endLsn),
+    sent_bytes: follower.sentBytes,
+    since: new Date(follower.startedAt).toISOString(),
+  }));
 }
 
 /** What a check of a tenant's files has found. */

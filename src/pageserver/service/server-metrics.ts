@@ -1,8 +1,12 @@
 /** What the pageserver tells of itself in `/metrics` beside counts of requests: its process, tenants and timelines. */
+import type { Lsn } from "../../base/lsn.ts";
 import type { StoreStats } from "../../storage/store.ts";
 import type { Labels, Metrics } from "./metrics.ts";
+import { type Follower, lagOf } from "../timeline/followers.ts";
+import { SLOT_PREFIX } from "../timeline/leases.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenants } from "../timeline/tenants.ts";
+import type { TimelineWal } from "../timeline/timeline-wal.ts";
 
 export interface MeasuredServer {
   readonly tenants: Tenants<ServedTimeline>;
@@ -22,12 +26,12 @@ export interface MeasuredCache {
 }
 
 type Values = Iterable<readonly [Labels, number]>;
+type Add = (name: string, help: string, read: () => Values, type?: "gauge" | "counter") => void;
 
 export function addServerMetrics(metrics: Metrics, server: MeasuredServer): void {
   const { tenants, version, startedAt, libpqConnections, httpConnections, caches } = server;
   const single = (value: () => number) => (): Values => [[{}, value()]];
-  const add = (name: string, help: string, read: () => Values, type: "gauge" | "counter" = "gauge"): void =>
-    metrics.addGauge({ name, help, read, type });
+  const add: Add = (name, help, read, type = "gauge") => metrics.addGauge({ name, help, read, type });
   add("neon_build_info", "Version of the pageserver.", () => [[{ version }, 1]]);
   add(
     "process_start_time_seconds",
@@ -85,6 +89,7 @@ export function addServerMetrics(metrics: Metrics, server: MeasuredServer): void
       (t) => (t.writer?.state === "streaming" ? 1 : 0),
     ],
   ];
+  addReplicationMetrics(add, tenants);
   for (const [name, help, value] of timelines) add(name, help, () => timelineValues(tenants, value));
   add("neon_timeline_layers", "Layer files of the timeline's own.", () =>
     layerValues(tenants, (stats) => [stats.deltaCount, stats.imageCount]),
@@ -92,6 +97,63 @@ export function addServerMetrics(metrics: Metrics, server: MeasuredServer): void
   add("neon_timeline_layer_bytes", "Size of its own layer files.", () =>
     layerValues(tenants, (stats) => [stats.deltaBytes, stats.imageBytes]),
   );
+}
+
+/** Who receives WAL, and what slots keep of it. */
+function addReplicationMetrics(add: Add, tenants: Tenants<ServedTimeline>): void {
+  const ofTimelines = (value: (wal: TimelineWal) => number) => (): Values =>
+    timelineValues(tenants, ({ wal }) => wal && value(wal));
+  add(
+    "neon_walsenders",
+    "Clients that receive WAL.",
+    ofTimelines(({ followers }) => followers.list().length),
+  );
+  add(
+    "neon_walsender_sent_bytes_total",
+    "WAL sent to clients.",
+    ofTimelines(({ followers }) => followers.sentBytes),
+    "counter",
+  );
+  const ofFollowers = (value: (follower: Follower, endLsn: Lsn) => number | undefined) => (): Values =>
+    followerValues(tenants, value);
+  add(
+    "neon_walsender_sent_lsn",
+    "Sent to a client up to here.",
+    ofFollowers(({ sentLsn }) => sentLsn),
+  );
+  add(
+    "neon_walsender_flush_lsn",
+    "What a client says that it has on its disk.",
+    ofFollowers(({ reported }) => reported?.flushLsn),
+  );
+  add("neon_walsender_lag_bytes", "WAL that a client has not said to have on its disk.", ofFollowers(lagOf));
+  add("neon_replication_slot_kept_bytes", "WAL behind what the client of a slot has.", () =>
+    slotValues(tenants),
+  );
+}
+
+/** One value for each client; of those that look the same, one. */
+function* followerValues(
+  tenants: Tenants<ServedTimeline>,
+  value: (follower: Follower, endLsn: Lsn) => number | undefined,
+): Values {
+  for (const [labels, { wal }] of namedTimelines(tenants)) {
+    if (wal === undefined) continue;
+    for (const follower of wal.followers.list()) {
+      const found = value(follower, wal.endLsn);
+      const { name, slot = "" } = follower;
+      if (found !== undefined) yield [{ ...labels, application: name, slot }, found];
+    }
+  }
+}
+
+function* slotValues(tenants: Tenants<ServedTimeline>): Values {
+  for (const [labels, { leases, durableWalLsn }] of namedTimelines(tenants)) {
+    for (const { name, lsn } of leases?.current() ?? []) {
+      if (!name.startsWith(SLOT_PREFIX)) continue;
+      yield [{ ...labels, slot: name.slice(SLOT_PREFIX.length) }, Math.max(0, durableWalLsn - lsn)];
+    }
+  }
 }
 
 function cpuSeconds(): number {

@@ -5,6 +5,7 @@
 import type { Lsn } from "../../base/lsn.ts";
 import type { TimelineStore } from "../../storage/store.ts";
 import { readTimelineNumber } from "../read/make-reconstructor.ts";
+import { Followers } from "./followers.ts";
 import type { RecordBoundary } from "./record-boundary.ts";
 import type { ClusterIdentity } from "./served-timeline.ts";
 import type { WalIntake } from "./wal-intake.ts";
@@ -35,6 +36,7 @@ export interface RawWal {
 }
 
 export class TimelineWal {
+  readonly followers = new Followers();
   private readonly owner: WalOwner;
   private readonly intake: () => WalIntake | undefined;
 
@@ -59,6 +61,13 @@ export class TimelineWal {
     if (parent === undefined) return startLsn;
     const floor = parent.timeline.wal.floorLsn;
     return floor <= parent.lsn ? floor : startLsn;
+  }
+
+  /** Whether there was WAL below the floor that garbage collection has removed. */
+  get isCollected(): boolean {
+    const { store, parent } = this.owner;
+    if (store.retention !== undefined) return true;
+    return parent !== undefined && parent.timeline.wal.isCollected;
   }
 
   /** Postgres' own timeline number. */

@@ -74,6 +74,7 @@ export class Timeline implements ServedTimeline {
   readonly parent: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   readonly maintenance: Maintenance;
   readonly leases: Leases;
+  readonly wal = new TimelineWal(this, () => this.intake);
   private readonly limits: TimelineLimits;
   private readonly boundaries: Boundaries;
   private readonly dependencies: TimelineDependencies;
@@ -335,10 +336,6 @@ export class Timeline implements ServedTimeline {
   /** Puts what is in memory into layer files. */
   async checkpoint(): Promise<void> {
     await this.intake?.checkpoint();
-  }
-
-  get wal(): TimelineWal {
-    return new TimelineWal(this, () => this.intake);
   }
 
   get exchange(): TimelineExchange {

@@ -20,6 +20,8 @@ import type { ReplicationWords } from "./replication-grammar.ts";
 
 /** Options that are followed by a value where there are no brackets. */
 const VALUED: ReadonlySet<string> = new Set(["MAX_RATE", "LABEL", "MANIFEST", "MANIFEST_CHECKSUMS"]);
+/** Of an archive in one message at most: no client should have to take more at once. */
+const PIECE_BYTES = 256 * 1024;
 const LABEL_LENGTH_MAX = 1024;
 /** How long the WAL of a checkpoint may take to arrive. */
 const CHECKPOINT_TIMEOUT_MS = 5 * 60_000;
@@ -143,7 +145,9 @@ class BackupRun {
     await out.send(new ByteWriter().u8(letter("n")).cstring("base.tar").cstring("").finish());
     let sentBytes = 0;
     for await (const chunk of stream) {
-      await out.send(tagged("d", chunk));
+      for (let at = 0; at < chunk.length; at += PIECE_BYTES) {
+        await out.send(tagged("d", chunk.subarray(at, at + PIECE_BYTES)));
+      }
       sentBytes += chunk.length;
       if (this.isOn("PROGRESS")) {
         await out.send(new ByteWriter().u8(letter("p")).i64be(BigInt(sentBytes)).finish());

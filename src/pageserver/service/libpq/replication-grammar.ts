@@ -85,6 +85,15 @@ export class ReplicationWords {
     return options;
   }
 
+  /** Passes over what stands in brackets. */
+  skipBrackets(): void {
+    if (!this.sign("(")) throw usage("a bracket is missing");
+    while (!this.sign(")")) {
+      if (this.atEnd) throw usage("a bracket is not closed");
+      this.at++;
+    }
+  }
+
   end(): void {
     const token = this.tokens[this.at];
     if (token) throw usage(`"${token.text.slice(0, 40)}" is too much in a replication command`);

@@ -10,6 +10,9 @@ import type { Identity } from "../identity.ts";
 import { followedBranch } from "./replication-branch.ts";
 import { ReplicationSession } from "./replication-session.ts";
 
+/** As long as Postgres takes names. */
+const NAME_LENGTH_MAX = 63;
+
 /** Connections that send WAL at a time. Each may hold a window of records that it puts together again. */
 export const SENDERS_MAX = 32;
 
@@ -37,6 +40,7 @@ export class ReplicationService {
   ): ReplicationSession {
     return new ReplicationSession(followedBranch(caller, identity, this.tenants), {
       clock: this.clock,
+      client: { name: nameOf(caller), user: caller.user },
       activeSlots: this.activeSlots,
       beginSending: () => this.beginSending(),
       others,
@@ -55,4 +59,10 @@ export class ReplicationService {
     this.sending++;
     return { [Symbol.dispose]: () => void this.sending-- };
   }
+}
+
+/** What the client calls itself, of which only what is printable in ASCII is kept, as Postgres does. */
+function nameOf({ parameters }: Caller): string {
+  const name = (parameters.get("application_name") ?? "").replaceAll(/[^ -~]/g, "?");
+  return name.slice(0, NAME_LENGTH_MAX);
 }

@@ -35,6 +35,8 @@ export const REPLICATION_COMMANDS = [
   "DROP_REPLICATION_SLOT",
   "START_REPLICATION",
   "BASE_BACKUP",
+  "UPLOAD_MANIFEST",
+  "ALTER_REPLICATION_SLOT",
   "SELECT",
 ] as const;
 
@@ -43,6 +45,8 @@ const int8 = (name: string): Column => ({ name, type: "int8" });
 
 export interface ReplicationContext {
   readonly clock: Clock;
+  /** What the client calls itself, and as who it has logged in. */
+  readonly client: { readonly name: string; readonly user: string };
   /** Slots in use, of all connections. */
   readonly activeSlots: Set<string>;
   /** Takes a place among those who send WAL; throws where there is none. */
@@ -103,6 +107,12 @@ export class ReplicationSession implements OwnStatements<Identity>, Disposable {
         return this.startReplication(words);
       case "BASE_BACKUP":
         return runBaseBackup(words, this.branch, this.context.clock);
+      case "UPLOAD_MANIFEST":
+        throw new NeonError(ErrorCode.Unsupported, "there are no incremental backups of a branch", {
+          hint: "Leave out --incremental. A full backup reads no more than what the branch has in layers.",
+        });
+      case "ALTER_REPLICATION_SLOT":
+        throw new NeonError(ErrorCode.Unsupported, "physical replication slots have nothing to alter");
       case "SELECT":
         return searchPath(words);
       case undefined:
@@ -211,6 +221,7 @@ export class ReplicationSession implements OwnStatements<Identity>, Disposable {
       using used = slot === undefined ? undefined : await this.slots.use(slot);
       await this.checkTimeline(startLsn, timeline);
       using hold = await this.holdFrom(startLsn);
+      await this.warnOfVoid(session, startLsn);
       await this.send(session, startLsn, { slot: used?.name, hold });
       return "START_REPLICATION";
     };
@@ -239,6 +250,20 @@ export class ReplicationSession implements OwnStatements<Identity>, Disposable {
     });
   }
 
+  /**
+   * Clients ask from the start of a segment, where garbage collection may have left its end only. A new standby or archive
+   * needs no more; one that had all of it before loses the rest.
+   */
+  private async warnOfVoid(session: CommandSession, startLsn: Lsn): Promise<void> {
+    const { floorLsn, isCollected, cluster } = this.wal;
+    if (startLsn >= floorLsn || !isCollected) return;
+    const name = segmentName(await this.wal.timelineNumber(), startLsn, cluster.segmentSize);
+    await session.warn(
+      `WAL before ${formatLsn(floorLsn)} has been removed: zeros are sent for it in segment ${name}`,
+      "A replication slot keeps what its client needs.",
+    );
+  }
+
   private async removed(lsn: Lsn): Promise<WireError> {
     const name = segmentName(await this.wal.timelineNumber(), lsn, this.wal.cluster.segmentSize);
     return new WireError(
@@ -265,6 +290,7 @@ export class ReplicationSession implements OwnStatements<Identity>, Disposable {
       channel,
       signal: session.signal,
       clock: this.context.clock,
+      client: { ...this.context.client, slot },
       onStatus: ({ flushLsn }) => progress?.note(lsnMin(flushLsn, this.wal.endLsn)),
       onSent: (lsn) => hold.move(lsn),
       check: () => {
@@ -350,7 +376,7 @@ class SlotProgress {
 /** `SELECT pg_catalog.set_config('search_path', '', false)`: clients make themselves safe with it before anything else. */
 function searchPath(words: ReplicationWords): Run | undefined {
   if (!words.take("PG_CATALOG.SET_CONFIG")) return undefined;
-  words.options(new Set());
+  words.skipBrackets();
   return async (session) => {
     await session.resultSet([text("set_config")], [[""]], { last: true });
     return "SELECT 1";

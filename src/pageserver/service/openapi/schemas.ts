@@ -235,6 +235,21 @@ export const SCHEMAS = {
       writer: orNull(object({ name: text, epoch: id, state: text, error: orNull(text) })),
       created_at: orNull(time),
       physical_bytes: orNull(count),
+      followers: list(
+        object({
+          application_name: text,
+          user: text,
+          slot: orNull(text),
+          state: { enum: ["catchup", "streaming"] },
+          sent_lsn: lsn,
+          write_lsn: orNull(lsn),
+          flush_lsn: orNull(lsn),
+          replay_lsn: orNull(lsn),
+          lag_bytes: count,
+          sent_bytes: count,
+          since: time,
+        }),
+      ),
       verified_pages: orNull(count),
     },
     {
