@@ -11,6 +11,7 @@ import { loadFileDescriptorSetFromBuffer } from "@grpc/proto-loader";
 import { ProtoReader, ProtoWriter } from "../../src/base/page-api/protobuf.ts";
 
 /** Fields of ServerReflectionRequest and -Response, and of what is in them. */
+const FILE_BY_NAME = 3;
 const FILE_CONTAINING_SYMBOL = 4;
 const LIST_SERVICES = 7;
 const FILE_ANSWER = 4;
@@ -47,11 +48,11 @@ async function ask(address: string, version: Version, request: Uint8Array): Prom
   }
 }
 
-function blobs(message: Uint8Array | undefined): Uint8Array[] {
+function blobs(message: Uint8Array | undefined, wanted = 1): Uint8Array[] {
   const found: Uint8Array[] = [];
   const reader = new ProtoReader(message ?? new Uint8Array());
   for (let field = reader.next(); field !== 0; field = reader.next()) {
-    if (field === 1) found.push(reader.view());
+    if (field === wanted) found.push(reader.view());
     else reader.skip();
   }
   return found;
@@ -60,6 +61,29 @@ function blobs(message: Uint8Array | undefined): Uint8Array[] {
 export async function listServices(address: string, version: Version = "v1"): Promise<string[]> {
   const fields = await ask(address, version, new ProtoWriter().text(LIST_SERVICES, "*").finish());
   return blobs(fields.get(LIST_ANSWER)).map((service) => new TextDecoder().decode(blobs(service)[0]));
+}
+
+/** A file as the server describes it: its name, and those of the files that it imports. */
+export interface DescribedFile {
+  readonly name: string;
+  readonly imports: readonly string[];
+}
+
+/** The files that the server gives for a symbol, or for the name of a file. */
+export async function describedFiles(
+  address: string,
+  version: Version,
+  by: { readonly symbol: string } | { readonly file: string },
+): Promise<DescribedFile[]> {
+  const question = new ProtoWriter();
+  if ("symbol" in by) question.text(FILE_CONTAINING_SYMBOL, by.symbol);
+  else question.text(FILE_BY_NAME, by.file);
+  const fields = await ask(address, version, question.finish());
+  const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
+  return blobs(fields.get(FILE_ANSWER)).map((file) => ({
+    name: blobs(file).map(text).at(-1) ?? "",
+    imports: blobs(file, 3).map(text),
+  }));
 }
 
 /** The constructor of a client of a service, made from what the server says. */

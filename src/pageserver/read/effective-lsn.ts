@@ -29,7 +29,11 @@ export function effectiveLsnNow(
     );
   }
   if (notModifiedSince <= lastRecordLsn) return lsnMin(lastRecordLsn, lsn);
-  if (notModifiedSince === MAX_LSN) throw new NeonError(ErrorCode.Usage, "no such LSN");
+  if (notModifiedSince === MAX_LSN) {
+    throw new NeonError(ErrorCode.Usage, "no such LSN: the latest never comes", {
+      hint: "To read at the end of what is here, say that nothing is modified since an early LSN, such as 8.",
+    });
+  }
   return undefined;
 }
 

@@ -7,6 +7,7 @@ import { EventEmitter } from "node:events";
 import { join } from "node:path";
 import { PAGE_SERVICE } from "../../../base/page-api/page-model.ts";
 import { wholeMessage } from "../../../base/page-api/page-responses.ts";
+import { withImports } from "./file-descriptors.ts";
 import { GrpcCode, GrpcError } from "./grpc-status.ts";
 import type { GrpcCall } from "./grpc-call.ts";
 import { HEALTH_SERVICE } from "./health-method.ts";
@@ -54,7 +55,9 @@ async function load(): Promise<ReadonlyMap<string, Answerer>> {
   const { ReflectionService } = await import("@grpc/reflection");
   const definitions = loadSync(PROTO_FILES, { includeDirs: [PROTO_DIRECTORY], keepCase: true });
   const answerers = new Map<string, Answerer>();
-  const library = new ReflectionService(definitions, { services: [PAGE_SERVICE, HEALTH_SERVICE] });
+  const library = new ReflectionService(withImports(definitions), {
+    services: [PAGE_SERVICE, HEALTH_SERVICE],
+  });
   library.addToServer({
     addService: (service: ServiceDefinition, implementation: Readonly<Record<string, unknown>>) => {
       for (const [name, method] of Object.entries(service)) {
