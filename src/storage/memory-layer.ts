@@ -1,24 +1,25 @@
 /**
  * The newest values of a timeline, in memory. Blobs lie in an arena in the order of arrival; the values of a key are
- * a chain from newest to oldest in typed arrays; a hash table leads from `(handle, block)` to the chain. A put takes
- * about 100 ns and makes no objects. Once frozen, a layer does not change any more.
+ * a chain from newest to oldest; a hash index leads from `(handle, block)` to the chain. All of it lies in pieces of
+ * bounded size, so growing is never a long turn of the event loop. A put takes about 100 ns and makes no objects. Once
+ * frozen, a layer does not change any more.
  */
 import { AssertionError, assert } from "../base/errors.ts";
 import { type Lsn, MAX_LSN } from "../base/lsn.ts";
 import { Arena, type BlobRef } from "./arena.ts";
+import { HashIndex, firstPair } from "./hash-index.ts";
 import { isBase, type Key, ValueFlag, compareKeyPrefixes } from "./key.ts";
 import { type KeyRange, compareToKey } from "./key-range.ts";
-import { type PrefixTable, grownU32 } from "./prefix-table.ts";
+import type { PrefixTable } from "./prefix-table.ts";
 import { radixSort } from "./radix-sort.ts";
+import { PIECE_BITS, PIECE_MASK, SLOT_WORDS, SlotTable, SlotWord } from "./slot-table.ts";
 import type { ChainBuilder } from "./value.ts";
+import { ValueTable } from "./value-table.ts";
 import type { Yielder } from "./yielder.ts";
 
-/** Little, because most timelines are idle. */
-const INITIAL_KEYS = 64;
-const INITIAL_VALUES = 256;
-/** Bytes of index per value and per key, for `sizeBytes`. */
+/** Bytes of index per value, and per key with its places in the hash index, for `sizeBytes`. */
 const VALUE_COST = 17;
-const KEY_COST = 12;
+const KEY_COST = 28;
 /** Steps of short loops between two looks at the clock. */
 const SLICE = 8192;
 /** Which keys of a prefix are in a range. */
@@ -34,49 +35,16 @@ export class MemoryLayer {
   private frozenAt: Lsn | undefined;
   private lastLsn: number;
   private readonly lowestLsn: number;
+  private readonly slots = new SlotTable();
+  private readonly values = new ValueTable();
+  private readonly index = new HashIndex();
 
-  private slotCount = 0;
-  private handles: Uint32Array<ArrayBuffer>;
-  private blocks: Uint32Array<ArrayBuffer>;
-  /** Newest value of the slot. */
-  private heads: Int32Array<ArrayBuffer>;
-  /** Values of the slot since the last one that is a base. */
-  private lengths: Uint32Array<ArrayBuffer>;
-  /** Slot + 1, or 0 for an empty place. At most half full. */
-  private places: Int32Array<ArrayBuffer>;
-
-  private valueCount = 0;
-  /** The next older value of the same key, or -1. */
-  private older: Int32Array<ArrayBuffer>;
-  private lsns: Float64Array<ArrayBuffer>;
-  private blobs: Uint32Array<ArrayBuffer>;
-  private flags: Uint8Array<ArrayBuffer>;
-
-  /**
-   * Values are above `startLsn`, or with `startInclusive` at it too. Takes room for as many keys and values as `like`
-   * has: the next layer of a timeline resembles the last.
-   */
-  constructor(
-    startLsn: Lsn,
-    prefixes: PrefixTable,
-    options: { startInclusive?: boolean; like?: MemoryLayer } = {},
-  ) {
-    const { like } = options;
+  /** Values are above `startLsn`, or with `startInclusive` at it too. */
+  constructor(startLsn: Lsn, prefixes: PrefixTable, options: { startInclusive?: boolean } = {}) {
     this.startLsn = startLsn;
     this.lowestLsn = options.startInclusive ? startLsn : startLsn + 1;
     this.lastLsn = startLsn;
     this.prefixes = prefixes;
-    const keys = like?.handles.length ?? INITIAL_KEYS;
-    const values = like?.lsns.length ?? INITIAL_VALUES;
-    this.handles = new Uint32Array(keys);
-    this.blocks = new Uint32Array(keys);
-    this.heads = new Int32Array(keys);
-    this.lengths = new Uint32Array(keys);
-    this.places = new Int32Array(keys * 2);
-    this.older = new Int32Array(values);
-    this.lsns = new Float64Array(values);
-    this.blobs = new Uint32Array(values);
-    this.flags = new Uint8Array(values);
   }
 
   /** Everything in the layer is at or below this LSN. */
@@ -90,16 +58,16 @@ export class MemoryLayer {
   }
 
   get keyCount(): number {
-    return this.slotCount;
+    return this.slots.count;
   }
 
   get entryCount(): number {
-    return this.valueCount;
+    return this.values.count;
   }
 
   /** Memory taken by content, in bytes. */
   get sizeBytes(): number {
-    return this.arena.sizeBytes + this.valueCount * VALUE_COST + this.slotCount * KEY_COST;
+    return this.arena.sizeBytes + this.values.count * VALUE_COST + this.slots.count * KEY_COST;
   }
 
   /**
@@ -113,27 +81,20 @@ export class MemoryLayer {
     if (flags === 0 || (flags & ~FLAGS_MASK) !== 0) throw new AssertionError(`value flags ${flags}`);
     const slot = this.slotFor(handle, block);
     this.lastLsn = lsn;
-    const head = this.heads[slot] as number;
     this.arena.refer(blob);
-    if (head >= 0 && this.lsns[head] === lsn) {
-      this.blobs[head] = blob;
-      this.flags[head] = flags;
-      return this.count(slot, flags, 0);
+    const { values } = this;
+    const piece = this.slots.pieces[slot >>> PIECE_BITS] as Uint32Array;
+    const at = (slot & PIECE_MASK) * SLOT_WORDS;
+    const newest = (piece[at + SlotWord.Newest] as number) - 1;
+    let length = piece[at + SlotWord.Length] as number;
+    if (newest >= 0 && values.lsn(newest) === lsn) {
+      values.replace(newest, flags, blob);
+    } else {
+      piece[at + SlotWord.Newest] = values.add(newest, lsn, flags, blob) + 1;
+      length++;
     }
-    const value = this.valueCount;
-    if (value === this.lsns.length) this.growValues();
-    this.valueCount = value + 1;
-    this.older[value] = head;
-    this.lsns[value] = lsn;
-    this.blobs[value] = blob;
-    this.flags[value] = flags;
-    this.heads[slot] = value;
-    return this.count(slot, flags, 1);
-  }
-
-  private count(slot: number, flags: number, more: number): number {
-    const length = isBase(flags) ? 0 : (this.lengths[slot] as number) + more;
-    this.lengths[slot] = length;
+    if (isBase(flags)) length = 0;
+    piece[at + SlotWord.Length] = length;
     return length;
   }
 
@@ -148,33 +109,35 @@ export class MemoryLayer {
     if (chain.below <= this.startLsn) return;
     const handle = this.prefixes.find(key);
     if (handle === undefined) return;
-    const slot = (this.places[this.placeOf(handle, key.block)] as number) - 1;
+    const slot = this.findSlot(handle, key.block, hashKey(handle, key.block));
     if (slot >= 0) this.collectSlot(slot, chain);
   }
 
   collectSlot(slot: number, chain: ChainBuilder): void {
-    for (let value = this.heads[slot] as number; value >= 0; value = this.older[value] as number) {
-      const lsn = this.lsns[value] as number;
+    const { values, arena } = this;
+    for (let value = this.slots.newest(slot); value >= 0; value = values.older(value)) {
+      const lsn = values.lsn(value);
       if (lsn >= chain.below) continue;
       if (lsn <= chain.floor) return;
-      chain.add(lsn, this.flags[value] as number, this.arena.read(this.blobs[value] as number as BlobRef));
+      chain.add(lsn, values.flags(value), arena.read(values.blob(value) as BlobRef));
       if (chain.done) return;
     }
   }
 
   /** Slots are numbered from 0 in the order of first puts. */
   slotHandle(slot: number): number {
-    return this.handles[slot] as number;
+    return this.slots.handle(slot);
   }
 
   slotBlock(slot: number): number {
-    return this.blocks[slot] as number;
+    return this.slots.block(slot);
   }
 
   /** Values of a slot, oldest first, appended to `target` from its start; returns their number. Grows `target`. */
   slotValues(slot: number, target: { values: Uint32Array }): number {
     let count = 0;
-    for (let value = this.heads[slot] as number; value >= 0; value = this.older[value] as number) {
+    const { values } = this;
+    for (let value = this.slots.newest(slot); value >= 0; value = values.older(value)) {
       if (count === target.values.length) {
         const grown = new Uint32Array(count * 2);
         grown.set(target.values);
@@ -182,47 +145,48 @@ export class MemoryLayer {
       }
       target.values[count++] = value;
     }
-    target.values.subarray(0, count).reverse();
+    reverse(target.values, count);
     return count;
   }
 
   valueLsn(value: number): number {
-    return this.lsns[value] as number;
+    return this.values.lsn(value);
   }
 
   valueFlags(value: number): number {
-    return this.flags[value] as number;
+    return this.values.flags(value);
   }
 
   valueBlob(value: number): BlobRef {
-    return this.blobs[value] as number as BlobRef;
+    return this.values.blob(value) as BlobRef;
   }
 
   /** The slots of a range in key order. What is put after the call is not among them. */
   async sortedSlots(range: KeyRange | undefined, yielder: Yielder): Promise<Uint32Array> {
-    const count = this.slotCount;
-    const membership = range && this.handlesIn(range);
+    const count = this.slots.count;
+    const membership = range && (await this.handlesIn(range, yielder));
+    const ranks = await this.rankHandles(yielder);
     const slots = new Uint32Array(count);
+    const blocks = new Uint32Array(count);
+    const ranked = new Uint32Array(count);
     let found = 0;
     for (let slot = 0; slot < count; slot++) {
       if (slot % SLICE === 0 && yielder.due()) await yielder.yield();
-      if (!range || !membership || this.slotInRange(slot, range, membership)) slots[found++] = slot;
+      if (range && membership && !this.slotInRange(slot, range, membership)) continue;
+      slots[found++] = slot;
+      blocks[slot] = this.slotBlock(slot);
+      ranked[slot] = ranks[this.slotHandle(slot)] as number;
     }
-    const picked = slots.slice(0, found);
-    const ranks = await this.rankHandles(yielder);
-    const ranked = new Uint32Array(count);
-    for (let i = 0; i < found; i++) {
-      if (i % SLICE === 0 && yielder.due()) await yielder.yield();
-      const slot = picked[i] as number;
-      ranked[slot] = ranks[this.handles[slot] as number] as number;
-    }
-    return radixSort(picked, [this.blocks, ranked], yielder);
+    return radixSort(slots.slice(0, found), [blocks, ranked], yielder);
   }
 
   /** For each handle whether its keys are in a range: all, none, or those with the right blocks. */
-  private handlesIn(range: KeyRange): Uint8Array {
-    const membership = new Uint8Array(this.prefixes.size);
-    for (const [handle, prefix] of this.prefixes.prefixes.entries()) {
+  private async handlesIn(range: KeyRange, yielder: Yielder): Promise<Uint8Array> {
+    const { prefixes } = this.prefixes;
+    const membership = new Uint8Array(prefixes.length);
+    for (let handle = 0; handle < membership.length; handle++) {
+      if (handle % SLICE === 0 && yielder.due()) await yielder.yield();
+      const prefix = this.prefixes.prefix(handle);
       const above = compareKeyPrefixes(prefix, range.from);
       const below = compareKeyPrefixes(prefix, range.to);
       membership[handle] = above < 0 || below > 0 ? NO_KEY : above > 0 && below < 0 ? EVERY_KEY : SOME_KEYS;
@@ -231,11 +195,11 @@ export class MemoryLayer {
   }
 
   private slotInRange(slot: number, range: KeyRange, membership: Uint8Array): boolean {
-    const handle = this.handles[slot] as number;
+    const handle = this.slotHandle(slot);
     const member = membership[handle];
     if (member !== SOME_KEYS) return member === EVERY_KEY;
     const prefix = this.prefixes.prefix(handle);
-    const block = this.blocks[slot] as number;
+    const block = this.slotBlock(slot);
     return compareToKey(prefix, block, range.from) >= 0 && compareToKey(prefix, block, range.to) < 0;
   }
 
@@ -252,60 +216,43 @@ export class MemoryLayer {
     return ranks;
   }
 
-  private placeOf(handle: number, block: number): number {
-    const mask = this.places.length - 1;
-    let at = Math.imul(Math.imul(block ^ (block >>> 15), 0x9e3779b1) + handle, 0x85ebca6b);
-    at = (at ^ (at >>> 15)) & mask;
-    for (;;) {
-      const slot = (this.places[at] as number) - 1;
-      if (slot < 0 || (this.blocks[slot] === block && this.handles[slot] === handle)) return at;
-      at = (at + 1) & mask;
+  /** -1 if there is none. */
+  private findSlot(handle: number, block: number, hash: number): number {
+    const pairs = this.index.segment(hash);
+    const { pieces } = this.slots;
+    const mask = pairs.length - 1;
+    for (let at = firstPair(hash, pairs); ; at = (at + 2) & mask) {
+      const slot = (pairs[at + 1] as number) - 1;
+      if (slot < 0) return -1;
+      if (pairs[at] !== hash) continue;
+      const piece = pieces[slot >>> PIECE_BITS] as Uint32Array;
+      const word = (slot & PIECE_MASK) * SLOT_WORDS;
+      if (piece[word + SlotWord.Block] === block && piece[word + SlotWord.Handle] === handle) return slot;
     }
   }
 
   private slotFor(handle: number, block: number): number {
-    const place = this.placeOf(handle, block);
-    const found = (this.places[place] as number) - 1;
+    const hash = hashKey(handle, block);
+    const found = this.findSlot(handle, block, hash);
     if (found >= 0) return found;
     assert(block >>> 0 === block, `block ${block} is out of range`);
     assert(handle >= 0 && handle < this.prefixes.size, `no key handle ${handle}`);
-    const slot = this.slotCount;
-    if (slot === this.handles.length) this.growKeys();
-    this.slotCount = slot + 1;
-    this.handles[slot] = handle;
-    this.blocks[slot] = block;
-    this.heads[slot] = -1;
-    this.lengths[slot] = 0;
-    this.places[this.placeOf(handle, block)] = slot + 1;
+    const slot = this.slots.add(handle, block);
+    this.index.add(hash, slot);
     return slot;
   }
+}
 
-  private growKeys(): void {
-    this.handles = grownU32(this.handles);
-    this.blocks = grownU32(this.blocks);
-    const heads = new Int32Array(this.heads.length * 2);
-    heads.set(this.heads);
-    this.heads = heads;
-    const lengths = new Uint32Array(heads.length);
-    lengths.set(this.lengths);
-    this.lengths = lengths;
-    this.places = new Int32Array(this.places.length * 2);
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      this.places[this.placeOf(this.handles[slot] as number, this.blocks[slot] as number)] = slot + 1;
-    }
+/** The first `count` numbers, without a view: one for each key would keep the garbage collector busy. */
+function reverse(numbers: Uint32Array, count: number): void {
+  for (let low = 0, high = count - 1; low < high; low++, high--) {
+    const last = numbers[high] as number;
+    numbers[high] = numbers[low] as number;
+    numbers[low] = last;
   }
+}
 
-  private growValues(): void {
-    const capacity = this.lsns.length * 2;
-    const older = new Int32Array(capacity);
-    older.set(this.older);
-    this.older = older;
-    const lsns = new Float64Array(capacity);
-    lsns.set(this.lsns);
-    this.lsns = lsns;
-    this.blobs = grownU32(this.blobs);
-    const flags = new Uint8Array(capacity);
-    flags.set(this.flags);
-    this.flags = flags;
-  }
+function hashKey(handle: number, block: number): number {
+  const hash = Math.imul(Math.imul(block ^ (block >>> 15), 0x9e3779b1) + handle, 0x85ebca6b);
+  return hash ^ (hash >>> 15);
 }

@@ -1,8 +1,9 @@
 /**
- * Gives every key prefix a small number, its handle, so that the hot path compares numbers. Open addressing over
- * typed arrays: looking a prefix up takes about 10 ns and makes no garbage. Handles are never reused.
+ * Gives every key prefix a small number, its handle, so that the hot path compares numbers. Looking a prefix up takes
+ * about 10 ns and makes no garbage. Handles are never reused.
  */
 import { assert } from "../base/errors.ts";
+import { HashIndex, firstPair } from "./hash-index.ts";
 import type { KeyPrefix } from "./key.ts";
 
 export type KeyHandle = number & { readonly __brand: "KeyHandle" };
@@ -18,26 +19,23 @@ export class PrefixTable {
   dbOids = new Uint32Array(INITIAL_CAPACITY);
   relNumbers = new Uint32Array(INITIAL_CAPACITY);
   forks = new Uint32Array(INITIAL_CAPACITY);
-  /** Handle + 1, or 0 for an empty place. At most half full. */
-  private places = new Int32Array(INITIAL_CAPACITY * 2);
+  private readonly index = new HashIndex();
 
   get size(): number {
     return this.prefixes.length;
   }
 
   intern(kind: number, spcOid: number, dbOid: number, relNumber: number, fork: number): KeyHandle {
-    const place = this.placeOf(kind, spcOid, dbOid, relNumber, fork);
-    const found = this.places[place] as number;
-    return (
-      found === 0 ? this.insert(place, { kind, spcOid, dbOid, relNumber, fork }) : found - 1
-    ) as KeyHandle;
+    const hash = hashPrefix(kind, spcOid, dbOid, relNumber, fork);
+    const found = this.search(hash, kind, spcOid, dbOid, relNumber, fork);
+    return (found < 0 ? this.insert(hash, { kind, spcOid, dbOid, relNumber, fork }) : found) as KeyHandle;
   }
 
   /** The handle of a prefix, or undefined if it was never interned. */
-  find(prefix: KeyPrefix): KeyHandle | undefined {
-    const { kind, spcOid, dbOid, relNumber, fork } = prefix;
-    const found = this.places[this.placeOf(kind, spcOid, dbOid, relNumber, fork)] as number;
-    return found === 0 ? undefined : ((found - 1) as KeyHandle);
+  find({ kind, spcOid, dbOid, relNumber, fork }: KeyPrefix): KeyHandle | undefined {
+    const hash = hashPrefix(kind, spcOid, dbOid, relNumber, fork);
+    const found = this.search(hash, kind, spcOid, dbOid, relNumber, fork);
+    return found < 0 ? undefined : (found as KeyHandle);
   }
 
   prefix(handle: number): KeyPrefix {
@@ -46,26 +44,34 @@ export class PrefixTable {
     return prefix;
   }
 
-  private placeOf(kind: number, spcOid: number, dbOid: number, relNumber: number, fork: number): number {
-    const mask = this.places.length - 1;
-    let at = hashPrefix(kind, spcOid, dbOid, relNumber, fork) & mask;
-    for (;;) {
-      const handle = (this.places[at] as number) - 1;
+  /** -1 if it is not there. */
+  private search(
+    hash: number,
+    kind: number,
+    spcOid: number,
+    dbOid: number,
+    relNumber: number,
+    fork: number,
+  ): number {
+    const pairs = this.index.segment(hash);
+    const mask = pairs.length - 1;
+    for (let at = firstPair(hash, pairs); ; at = (at + 2) & mask) {
+      const handle = (pairs[at + 1] as number) - 1;
+      if (handle < 0) return -1;
       if (
-        handle < 0 ||
-        (this.relNumbers[handle] === relNumber &&
-          this.forks[handle] === fork &&
-          this.kinds[handle] === kind &&
-          this.dbOids[handle] === dbOid &&
-          this.spcOids[handle] === spcOid)
+        pairs[at] === hash &&
+        this.relNumbers[handle] === relNumber &&
+        this.forks[handle] === fork &&
+        this.kinds[handle] === kind &&
+        this.dbOids[handle] === dbOid &&
+        this.spcOids[handle] === spcOid
       ) {
-        return at;
+        return handle;
       }
-      at = (at + 1) & mask;
     }
   }
 
-  private insert(place: number, prefix: KeyPrefix): number {
+  private insert(hash: number, prefix: KeyPrefix): number {
     const { kind, spcOid, dbOid, relNumber, fork } = prefix;
     assert((kind & 0xff) === kind && (fork & 0xff) === fork, `kind ${kind} or fork ${fork} is out of range`);
     assert(spcOid >>> 0 === spcOid && dbOid >>> 0 === dbOid, `OID ${spcOid} or ${dbOid} is out of range`);
@@ -78,8 +84,7 @@ export class PrefixTable {
     this.dbOids[handle] = dbOid;
     this.relNumbers[handle] = relNumber;
     this.forks[handle] = fork;
-    this.places[place] = handle + 1;
-    if (this.prefixes.length * 2 > this.places.length) this.growPlaces();
+    this.index.add(hash, handle);
     return handle;
   }
 
@@ -90,24 +95,17 @@ export class PrefixTable {
     this.relNumbers = grownU32(this.relNumbers);
     this.forks = grownU32(this.forks);
   }
-
-  private growPlaces(): void {
-    this.places = new Int32Array(this.places.length * 2);
-    for (const [handle, p] of this.prefixes.entries()) {
-      this.places[this.placeOf(p.kind, p.spcOid, p.dbOid, p.relNumber, p.fork)] = handle + 1;
-    }
-  }
 }
 
 function hashPrefix(kind: number, spcOid: number, dbOid: number, relNumber: number, fork: number): number {
   let hash = Math.imul(relNumber ^ (kind << 24) ^ (fork << 16), 0x9e3779b1);
   hash = Math.imul(hash ^ dbOid ^ (hash >>> 15), 0x85ebca6b);
   hash = Math.imul(hash ^ spcOid ^ (hash >>> 13), 0xc2b2ae35);
-  return (hash ^ (hash >>> 16)) >>> 0;
+  return hash ^ (hash >>> 16);
 }
 
 /** A copy with twice the room. */
-export function grownU32(column: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
+function grownU32(column: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
   const grown = new Uint32Array(column.length * 2);
   grown.set(column);
   return grown;

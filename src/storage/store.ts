@@ -195,7 +195,7 @@ export class TimelineStore implements AsyncDisposable {
     if (endLsn === this.open.startLsn && this.open.entryCount === 0) return;
     this.open.freeze(endLsn);
     this.frozen = [this.open, ...this.frozen];
-    this.open = new MemoryLayer(endLsn, this.prefixes, { like: this.open });
+    this.open = new MemoryLayer(endLsn, this.prefixes);
   }
 
   /**

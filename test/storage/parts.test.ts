@@ -5,12 +5,14 @@ import { toLsn } from "../../src/base/lsn.ts";
 import { Arena, NO_BLOB } from "../../src/storage/arena.ts";
 import { BlockCache } from "../../src/storage/block-cache.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
+import { HashIndex, firstPair } from "../../src/storage/hash-index.ts";
 import { HandlePool } from "../../src/storage/handle-pool.ts";
 import { ValueFlag, compareKeys } from "../../src/storage/key.ts";
 import { decodeKey, encodeKey, formatKey, makeKey, parseKey } from "../../src/storage/key-range.ts";
 import { MemoryLayer } from "../../src/storage/memory-layer.ts";
 import { PrefixTable } from "../../src/storage/prefix-table.ts";
 import { radixSort } from "../../src/storage/radix-sort.ts";
+import { ChainBuilder } from "../../src/storage/value.ts";
 import { Yielder } from "../../src/storage/yielder.ts";
 import { SeededRandom } from "../support/random.ts";
 
@@ -104,6 +106,58 @@ test("a memory layer takes values in LSN order only, and none once it is frozen"
   layer.freeze(toLsn(110));
   assert.throws(() => put(120), AssertionError);
   assert.equal(layer.entryCount, 2);
+});
+
+test("a memory layer finds each of very many keys with all its versions", (t) => {
+  const random = SeededRandom.forTest(t);
+  const prefixes = new PrefixTable();
+  const handles = [prefixes.intern(0, 1, 2, 3, 0), prefixes.intern(0, 1, 2, 4, 0)];
+  const layer = new MemoryLayer(toLsn(2 ** 40), prefixes);
+  const model = new Map<string, number[]>();
+  for (let i = 0; i < 200_000; i++) {
+    const which = random.below(2);
+    const block = random.pick([i, random.below(50), random.below(100_000), 0xffffffff - random.below(1000)]);
+    const lsn = 2 ** 40 + 3 * i + 1;
+    layer.put(handles[which] ?? 0, block, lsn, ValueFlag.Record, NO_BLOB);
+    const name = `${which}/${block}`;
+    const versions = model.get(name);
+    if (versions === undefined) model.set(name, [lsn]);
+    else versions.push(lsn);
+  }
+  assert.equal(layer.keyCount, model.size);
+  const collect = (which: number, block: number): number[] => {
+    const chain = new ChainBuilder(2 ** 41, -1);
+    layer.collect(makeKey(prefixes.prefix(handles[which] ?? 0), block), chain);
+    return chain.values.map((value) => value.lsn);
+  };
+  for (const [name, versions] of model) {
+    const [which, block] = name.split("/").map(Number);
+    assert.deepEqual(collect(which ?? 0, block ?? 0).reverse(), versions, name);
+  }
+  assert.deepEqual(collect(0, 200_001), []);
+});
+
+test("a hash index finds every id, however hashes are spread", (t) => {
+  const random = SeededRandom.forTest(t);
+  for (const hashOf of [
+    (id: number) => Math.imul(id, 0x9e3779b1),
+    (id: number) => id << 20,
+    (id: number) => id & 3,
+    () => random.u32() | 0,
+  ]) {
+    const index = new HashIndex();
+    const hashes = Array.from({ length: 20_000 }, (_, id) => hashOf(id));
+    for (const [id, hash] of hashes.entries()) index.add(hash, id);
+    // Where many have one hash, looking for one of them takes long.
+    for (let id = 0; id < hashes.length; id += random.between(1, 60)) {
+      const hash = hashes[id] ?? 0;
+      const pairs = index.segment(hash);
+      let at = firstPair(hash, pairs);
+      while (pairs[at + 1] !== 0 && pairs[at + 1] !== id + 1) at = (at + 2) & (pairs.length - 1);
+      assert.equal(pairs[at + 1], id + 1);
+      assert.equal(pairs[at], hash);
+    }
+  }
 });
 
 test("slots come in key order, with extreme numbers too", async (t) => {
