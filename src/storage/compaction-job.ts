@@ -138,17 +138,19 @@ async function makeImages(
   { files, prepareImages }: CompactionTools,
 ): Promise<WrittenOutput[]> {
   const { lsn, fileBytesMax, output } = request;
-  const levels: MapLevel[] = request.levels.map(({ layers, upTo }) => ({
-    map: LayerMap.of(layers.map(({ path, descriptor }) => new LayerFile(path, descriptor, cache))),
-    upTo,
-  }));
+  const levels: MapLevel[] = [];
+  for (const { layers, upTo } of request.levels) {
+    const opened = layers.map(({ path, descriptor }) => new LayerFile(path, descriptor, cache));
+    levels.push({ map: await LayerMap.of(opened), upTo });
+  }
   const prepare = (): Promise<PreparedImages> => prepareImages((range) => scanFiles(range, levels), lsn);
   const { policy, within } = request;
   let prepared: PreparedImages | undefined;
   let ranges: KeyRange[];
   if ("names" in policy) {
     prepared = await prepare();
-    ranges = await planGarbageImages(onlyNamed(levels[0], policy.names), within, policy, prepared.liveBytes);
+    const level = await onlyNamed(levels[0], policy.names);
+    ranges = await planGarbageImages(level, within, policy, prepared.liveBytes);
   } else {
     ranges = await planImages(levels, within, policy);
   }
@@ -174,10 +176,10 @@ async function makeImages(
   return outputs;
 }
 
-function onlyNamed(level: MapLevel | undefined, names: readonly string[]): MapLevel {
+async function onlyNamed(level: MapLevel | undefined, names: readonly string[]): Promise<MapLevel> {
   const wanted = new Set(names);
   const layers = level?.map.layers.filter((layer) => wanted.has(layer.descriptor.name)) ?? [];
-  return { map: LayerMap.of(layers), upTo: level?.upTo ?? MAX_LSN };
+  return { map: await LayerMap.of(layers), upTo: level?.upTo ?? MAX_LSN };
 }
 
 function scanFiles(range: KeyRange, levels: readonly MapLevel[]): AsyncIterable<ScanEntry[]> {

@@ -8,17 +8,11 @@ import { ErrorCode, NeonError, corrupt, messageOf } from "../base/errors.ts";
 import { type Lsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
 import { KEY_SIZE, compareKeys } from "./key.ts";
-import { type KeyRange, formatKey, parseKey } from "./key-range.ts";
+import { type KeyRange, parseKey } from "./key-range.ts";
 import { checkSpans } from "./key-spans.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
-import {
-  type RetainedPoint,
-  type Retention,
-  type Stretch,
-  renderCommitTime,
-  stretchEnds,
-} from "./retention.ts";
+import { type RetainedPoint, type Retention, type Stretch, stretchEnds } from "./retention.ts";
 
 export const INDEX_FILE_NAME = "index.json";
 export const TEMPORARY_SUFFIX = ".tmp";
@@ -36,62 +30,17 @@ export interface TimelineIndex {
   readonly layers: readonly LayerDescriptor[];
 }
 
-const HEAD = '{"magic":"neon-timeline-index","version":';
+export const HEAD = '{"magic":"neon-timeline-index","version":';
 /** An index that retains less than all of the history has the second version, so that none reads what is not there. */
-const VERSION = 1;
-const VERSION_WITH_RETENTION = 2;
-const CRC_HEAD = ',"crc32c":"';
-const CRC_TAIL = '"}\n';
+export const VERSION = 1;
+export const VERSION_WITH_RETENTION = 2;
+export const CRC_HEAD = ',"crc32c":"';
+export const CRC_TAIL = '"}\n';
 const TAIL_SIZE = CRC_HEAD.length + 8 + CRC_TAIL.length;
 /** More than an index of a million layers takes. */
 const INDEX_SIZE_MAX = 512 * 1024 * 1024;
 const KEY_DIGITS = KEY_SIZE * 2;
 const LAYER_NAME = /^[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.(delta|image)$/;
-
-export function encodeIndex(index: TimelineIndex): Uint8Array {
-  const body = JSON.stringify({
-    start_lsn: formatLsn(index.startLsn),
-    durable_lsn: formatLsn(index.durableLsn),
-    next_file: index.nextFile,
-    ...(index.retention ? { retention: renderRetention(index.retention) } : {}),
-    layers: index.layers.map((layer) => ({
-      name: layer.name,
-      start_lsn: formatLsn(layer.startLsn),
-      end_lsn: formatLsn(layer.endLsn),
-      from_key: formatKey(layer.range.from),
-      to_key: formatKey(layer.range.to),
-      size_bytes: layer.sizeBytes,
-      values: layer.valueCount,
-      ...(layer.spans ? { spans: layer.spans.map((span) => formatKey(span.from) + formatKey(span.to)) } : {}),
-      ...(layer.derived ? { derived: true } : {}),
-      ...(layer.merged ? { merged: true } : {}),
-    })),
-  });
-  const content = new TextEncoder().encode(
-    `${HEAD}${index.retention ? VERSION_WITH_RETENTION : VERSION},"index":${body}`,
-  );
-  const crc = crc32c(content).toString(16).padStart(8, "0");
-  const tail = new TextEncoder().encode(`${CRC_HEAD}${crc}${CRC_TAIL}`);
-  const bytes = new Uint8Array(content.length + tail.length);
-  bytes.set(content);
-  bytes.set(tail, content.length);
-  return bytes;
-}
-
-function renderRetention({ cutoff, points, stretches = [] }: Retention): object {
-  const render = (point: RetainedPoint) => ({
-    lsn: formatLsn(point.lsn),
-    previous_lsn: formatLsn(point.previousLsn),
-    ...renderCommitTime(point.commitMs),
-  });
-  return {
-    cutoff: render(cutoff),
-    points: points.map(render),
-    ...(stretches.length > 0
-      ? { stretches: stretches.map(({ from, to }) => ({ from: render(from), to: render(to) })) }
-      : {}),
-  };
-}
 
 /** Throws `corrupt` with file and offset. */
 export function decodeIndex(bytes: Uint8Array, path: string): TimelineIndex {

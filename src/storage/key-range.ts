@@ -2,7 +2,6 @@
  * Ranges of keys and the 18-byte form of a key (layout in `key.ts`). A range holds `from` and everything up to, but
  * not including, `to`. The greatest key, all bits set, is kept as an end and never stored.
  */
-import { bytesToHex } from "../base/ids.ts";
 import { corrupt } from "../base/errors.ts";
 import { type Key, type KeyPrefix, KEY_SIZE, compareKeyPrefixes, compareKeys } from "./key.ts";
 
@@ -123,7 +122,12 @@ export function decodeKey(bytes: Uint8Array, offset: number): Key {
 
 /** 36 lower-case hexadecimal digits; their order is key order. */
 export function formatKey(key: Key): string {
-  return bytesToHex(encodeKey(key));
+  const { kind, spcOid, dbOid, relNumber, fork, block } = key;
+  return hex(kind, 2) + hex(spcOid, 8) + hex(dbOid, 8) + hex(relNumber, 8) + hex(fork, 2) + hex(block, 8);
+}
+
+function hex(value: number, digits: number): string {
+  return value.toString(16).padStart(digits, "0");
 }
 
 const KEY_TEXT = /^[0-9a-f]{36}$/;

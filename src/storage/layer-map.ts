@@ -6,6 +6,7 @@ import { rangesOverlap, someContains } from "./key-range.ts";
 import type { LayerFile } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
 import { LayerSearch } from "./layer-search.ts";
+import { Yielder } from "./yielder.ts";
 
 /** Layers that were added since the search trees were made are looked through one by one, up to this many. */
 const RECENT_MAX = 16;
@@ -28,34 +29,31 @@ export class LayerMap {
   private readonly recentDeltas: readonly LayerFile[];
   private readonly recentImages: readonly LayerFile[];
 
-  private constructor(layers: readonly LayerFile[], trees?: Trees, recent: readonly LayerFile[] = []) {
-    this.layers = layers;
-    this.deltas = deltasOf(layers);
-    this.images = imagesOf(layers);
-    this.trees = trees ?? { deltas: new LayerSearch(this.deltas), images: new LayerSearch(this.images) };
+  private constructor(layers: Layers, trees: Trees, recent: readonly LayerFile[]) {
+    this.layers = layers.layers;
+    this.deltas = layers.deltas;
+    this.images = layers.images;
+    this.trees = trees;
     this.recentDeltas = deltasOf(recent);
     this.recentImages = imagesOf(recent);
   }
 
   /** Throws `conflict` if two image layers at one LSN overlap, of which either both are derived or none. */
-  static of(layers: readonly LayerFile[]): LayerMap {
-    const map = new LayerMap(layers);
-    checkImages(map.images);
-    return map;
+  static async of(layers: readonly LayerFile[]): Promise<LayerMap> {
+    const sorted = sortLayers(layers);
+    checkImages(sorted.images);
+    return new LayerMap(sorted, await makeTrees(sorted), []);
   }
 
   /** Without the layers of some names, and with others. Throws as `of` does. */
-  changed(added: readonly LayerFile[], removed: ReadonlySet<string>): LayerMap {
+  async changed(added: readonly LayerFile[], removed: ReadonlySet<string>): Promise<LayerMap> {
     const kept =
       removed.size === 0 ? this.layers : this.layers.filter((layer) => !removed.has(layer.descriptor.name));
-    const layers = [...kept, ...added];
+    const layers = sortLayers([...kept, ...added]);
+    if (added.some((layer) => layer.descriptor.kind === LayerKind.Image)) checkImages(layers.images);
     const recent = [...this.recentDeltas, ...this.recentImages, ...added];
-    const map =
-      removed.size === 0 && recent.length <= RECENT_MAX
-        ? new LayerMap(layers, this.trees, recent)
-        : new LayerMap(layers);
-    if (added.some((layer) => layer.descriptor.kind === LayerKind.Image)) checkImages(map.images);
-    return map;
+    if (removed.size === 0 && recent.length <= RECENT_MAX) return new LayerMap(layers, this.trees, recent);
+    return new LayerMap(layers, await makeTrees(layers), []);
   }
 
   /** The newest image layer at or below `lsn` that covers `key`. */
@@ -73,6 +71,21 @@ export class LayerMap {
     );
     return recent !== undefined && (found === undefined || recent.startLsn > found.startLsn) ? recent : found;
   }
+}
+
+interface Layers {
+  readonly layers: readonly LayerFile[];
+  readonly deltas: readonly LayerFile[];
+  readonly images: readonly LayerFile[];
+}
+
+function sortLayers(layers: readonly LayerFile[]): Layers {
+  return { layers, deltas: deltasOf(layers), images: imagesOf(layers) };
+}
+
+async function makeTrees({ deltas, images }: Layers): Promise<Trees> {
+  const yielder = new Yielder();
+  return { deltas: await LayerSearch.of(deltas, yielder), images: await LayerSearch.of(images, yielder) };
 }
 
 function deltasOf(layers: readonly LayerFile[]): LayerFile[] {

@@ -6,6 +6,8 @@
 import type { Lsn } from "../base/lsn.ts";
 import { type Key, compareKeys } from "./key.ts";
 import type { KeyRange } from "./key-range.ts";
+import { sortSlowly } from "./sort-slowly.ts";
+import type { Yielder } from "./yielder.ts";
 
 /** What is searched for. */
 export interface Searchable {
@@ -22,14 +24,22 @@ export class LayerSearch<T extends Searchable> {
   /** Positions of layers at each node, ascending; the root is 1, the children of `i` are `2i` and `2i + 1`. */
   private readonly nodes: (number[] | undefined)[] = [];
 
-  /** Layers sorted by descending start LSN; among equal ones those that count more come first. */
-  constructor(layers: readonly T[]) {
+  private constructor(layers: readonly T[], ends: readonly Key[]) {
     this.layers = layers;
-    this.ends = uniqueEnds(layers);
+    this.ends = ends;
     let leafCount = 1;
-    while (leafCount < this.ends.length + 1) leafCount *= 2;
+    while (leafCount < ends.length + 1) leafCount *= 2;
     this.leafCount = leafCount;
-    for (const [at, layer] of layers.entries()) for (const span of layer.spans) this.insert(span, at);
+  }
+
+  /** Layers sorted by descending start LSN; among equal ones those that count more come first. */
+  static async of<T extends Searchable>(layers: readonly T[], yielder: Yielder): Promise<LayerSearch<T>> {
+    const search = new LayerSearch(layers, await uniqueEnds(layers, yielder));
+    for (const [at, layer] of layers.entries()) {
+      for (const span of layer.spans) search.insert(span, at);
+      if (yielder.due()) await yielder.yield();
+    }
+    return search;
   }
 
   /** The newest layer over `key` that starts below an LSN. */
@@ -84,11 +94,11 @@ export class LayerSearch<T extends Searchable> {
   }
 }
 
-function uniqueEnds(layers: readonly Searchable[]): Key[] {
+async function uniqueEnds(layers: readonly Searchable[], yielder: Yielder): Promise<Key[]> {
   const keys: Key[] = [];
   for (const layer of layers) for (const { from, to } of layer.spans) keys.push(from, to);
-  keys.sort(compareKeys);
-  return keys.filter((key, i) => i === 0 || compareKeys(keys[i - 1] as Key, key) !== 0);
+  const sorted = await sortSlowly(keys, compareKeys, yielder);
+  return sorted.filter((key, i) => i === 0 || compareKeys(sorted[i - 1] as Key, key) !== 0);
 }
 
 /** The first of some ascending positions that is at or behind another. */

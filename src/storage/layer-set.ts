@@ -5,12 +5,12 @@
 import { ErrorCode, NeonError, assert, corrupt, messageOf, systemCode } from "../base/errors.ts";
 import { type Lsn, formatLsn } from "../base/lsn.ts";
 import type { Files } from "../base/seams.ts";
+import { IndexEncoder, encodeIndex } from "./index-encoder.ts";
 import {
   INDEX_FILE_NAME,
   TEMPORARY_SUFFIX,
   type TimelineIndex,
   decodeIndex,
-  encodeIndex,
   readIndexBytes,
 } from "./index-file.ts";
 import { INDEX_COPY_NAME, alignIndexCopy, removeIndexCopy, writeIndexCopy } from "./index-copy.ts";
@@ -48,11 +48,18 @@ export function isLayerSetFile(name: string): boolean {
   return OUR_FILE.test(name);
 }
 
+interface Place {
+  readonly directory: string;
+  readonly files: Files;
+  readonly cache: StoreCache;
+}
+
 export class LayerSet implements AsyncDisposable {
   readonly directory: string;
   private readonly files: Files;
   private readonly cache: StoreCache;
   private index: TimelineIndex;
+  private readonly encoder = new IndexEncoder();
   private readonly versions: MapVersions;
   private nextFile: number;
   /** Names of layers that have been begun and are neither published nor given up. */
@@ -63,16 +70,14 @@ export class LayerSet implements AsyncDisposable {
   private last: Promise<unknown> = Promise.resolve();
   private broken: unknown;
 
-  private constructor(directory: string, index: TimelineIndex, files: Files, cache: StoreCache) {
+  private constructor(place: Place, index: TimelineIndex, map: LayerMap) {
+    const { directory, files, cache } = place;
     this.directory = directory;
     this.files = files;
     this.cache = cache;
     this.index = index;
     this.nextFile = index.nextFile;
-    const layers = index.layers.map(
-      (descriptor) => new LayerFile(this.pathOf(descriptor.name), descriptor, cache),
-    );
-    this.versions = new MapVersions(LayerMap.of(layers), async (name) => {
+    this.versions = new MapVersions(map, async (name) => {
       cache.handles.forget(this.pathOf(name));
       await files.remove(this.pathOf(name));
     });
@@ -85,7 +90,7 @@ export class LayerSet implements AsyncDisposable {
       throw new NeonError(ErrorCode.Exists, `there is a timeline in ${directory} already`);
     }
     const index = { startLsn, durableLsn: startLsn, nextFile: 1, layers: [] };
-    const set = new LayerSet(directory, index, files, cache);
+    const set = new LayerSet({ directory, files, cache }, index, await LayerMap.of([]));
     await set.prepareIndex(encodeIndex(index));
     await files.rename(set.temporaryPathOf(INDEX_FILE_NAME), set.pathOf(INDEX_FILE_NAME));
     await files.syncDirectory(directory);
@@ -97,7 +102,10 @@ export class LayerSet implements AsyncDisposable {
   static async open(directory: string, files: Files, cache: StoreCache): Promise<LayerSet> {
     const bytes = await readIndexBytes(`${directory}/${INDEX_FILE_NAME}`, files);
     const index = decodeIndex(bytes, `${directory}/${INDEX_FILE_NAME}`);
-    const set = new LayerSet(directory, index, files, cache);
+    const layers = index.layers.map(
+      (descriptor) => new LayerFile(`${directory}/${descriptor.name}`, descriptor, cache),
+    );
+    const set = new LayerSet({ directory, files, cache }, index, await LayerMap.of(layers));
     // The process before may have died between the index's rename and its sync: what follows from the index, such as
     // the removal of files and WAL, must not outlive it.
     await files.syncDirectory(directory);
@@ -203,7 +211,7 @@ export class LayerSet implements AsyncDisposable {
     this.checkUsable();
     const { added = [], removed = NOTHING } = change;
     const index = this.changedIndex(change);
-    const layers = this.map.changed(
+    const layers = await this.map.changed(
       added.map(({ descriptor }) => new LayerFile(this.pathOf(descriptor.name), descriptor, this.cache)),
       removed,
     );
@@ -212,7 +220,7 @@ export class LayerSet implements AsyncDisposable {
         await this.files.rename(layer.temporaryPath, this.pathOf(layer.descriptor.name));
       }
       if (added.length > 0) await this.files.syncDirectory(this.directory);
-      const bytes = encodeIndex(index);
+      const bytes = await this.encoder.encode(index);
       await writeIndexCopy(this.directory, bytes, this.files);
       await this.prepareIndex(bytes);
       await this.renameIndex();
@@ -240,7 +248,7 @@ export class LayerSet implements AsyncDisposable {
   private async restoreCopy(): Promise<void> {
     const { directory, files, index } = this;
     if (index.layers.length === 0) await removeIndexCopy(directory, files);
-    else await alignIndexCopy(directory, encodeIndex(index), files);
+    else await alignIndexCopy(directory, await this.encoder.encode(index), files);
   }
 
   private changedIndex({ added = [], removed = NOTHING, durableLsn, retention }: Publication): TimelineIndex {
@@ -291,7 +299,7 @@ export class LayerSet implements AsyncDisposable {
       await this.files.rename(this.temporaryPathOf(INDEX_FILE_NAME), path);
     } catch (error) {
       const found = await this.files.readWhole(path).catch(() => undefined);
-      if (!found || !sameBytes(found, encodeIndex(this.index))) this.broken = error;
+      if (!found || !sameBytes(found, await this.encoder.encode(this.index))) this.broken = error;
       throw error;
     }
   }

@@ -8,6 +8,8 @@ import { type Key, compareKeys } from "./key.ts";
 import { type KeyRange, maxKey, minKey, rangesOverlap } from "./key-range.ts";
 import type { LayerDescriptor } from "./layer-file.ts";
 import { LayerKind } from "./layer-format.ts";
+import { LayerSearch, type Searchable } from "./layer-search.ts";
+import { Yielder } from "./yielder.ts";
 
 export interface GcInput {
   readonly layers: readonly LayerDescriptor[];
@@ -34,37 +36,37 @@ export interface GcPlan {
   readonly kept: readonly { readonly layer: LayerDescriptor; readonly by: KeptBy }[];
 }
 
-export function planGc(input: GcInput): GcPlan {
-  const images = input.layers.filter((layer) => layer.kind === LayerKind.Image);
-  images.sort((a, b) => compareKeys(a.range.from, b.range.from));
+export async function planGc(input: GcInput): Promise<GcPlan> {
+  const yielder = new Yielder();
+  const { stretches = [] } = input;
+  const points = [...input.points, ...stretches.map(({ fromLsn }) => fromLsn)];
+  const images = await searchImages(input.layers, yielder);
   const removable: LayerDescriptor[] = [];
   const kept: { layer: LayerDescriptor; by: KeptBy }[] = [];
   for (const layer of input.layers) {
-    const by = keptBy(layer, images, input);
+    const isWhole =
+      layer.endLsn > input.cutoffLsn || stretches.some((stretch) => reachesInto(layer, stretch));
+    const by = isWhole ? WHOLE : await keptBelow(layer, images, { ...input, points }, yielder);
     if (by === undefined) removable.push(layer);
     else kept.push({ layer, by });
   }
   return { removable, kept };
 }
 
-function keptBy(
-  layer: LayerDescriptor,
-  images: readonly LayerDescriptor[],
-  { cutoffLsn, points, stretches = [], imagesWithin }: GcInput,
-): KeptBy | undefined {
-  if (layer.endLsn > cutoffLsn || stretches.some((stretch) => reachesInto(layer, stretch)))
-    return { kind: "window" };
-  const spans = (layer.spans ?? [layer.range])
-    .filter((span) => rangesOverlap(span, imagesWithin))
-    .map(({ from, to }) => ({ from: maxKey(from, imagesWithin.from), to: minKey(to, imagesWithin.to) }));
-  const isNeededAt = (lsn: Lsn): boolean => {
-    if (layer.kind === LayerKind.Image ? layer.endLsn > lsn : layer.startLsn >= lsn) return false;
-    const hiding = images.filter((image) => image.endLsn <= lsn && hides(image, layer));
-    return !spans.every((span) => isCovered(span, hiding));
-  };
-  const lsns = [...points, ...stretches.map(({ fromLsn }) => fromLsn)].filter(isNeededAt);
-  if (isNeededAt(cutoffLsn)) return { kind: "cutoff", only: lsns.length === 0 };
-  return lsns.length > 0 ? { kind: "points", lsns } : undefined;
+const WHOLE: KeptBy = { kind: "window" };
+
+interface Image extends Searchable {
+  readonly range: KeyRange;
+}
+
+function searchImages(layers: readonly LayerDescriptor[], yielder: Yielder): Promise<LayerSearch<Image>> {
+  const images = layers
+    .filter((layer) => layer.kind === LayerKind.Image)
+    .map(({ endLsn, range }) => ({ startLsn: endLsn, range, spans: [range] }));
+  return LayerSearch.of(
+    images.sort((a, b) => b.startLsn - a.startLsn),
+    yielder,
+  );
 }
 
 /** Whether it has something that is seen in a stretch and not at its beginning. */
@@ -73,19 +75,42 @@ function reachesInto(layer: LayerDescriptor, { fromLsn, toLsn }: { fromLsn: Lsn;
   return layer.kind === LayerKind.Image ? layer.endLsn <= toLsn : layer.startLsn < toLsn;
 }
 
-/** Whether a read that finds the image looks no further for what the layer holds. */
-function hides(image: LayerDescriptor, layer: LayerDescriptor): boolean {
-  if (layer.kind === LayerKind.Delta) return image.endLsn >= layer.endLsn;
-  return image.endLsn > layer.endLsn;
+/** Why a layer at or below the cutoff stays, if it does. */
+async function keptBelow(
+  layer: LayerDescriptor,
+  images: LayerSearch<Image>,
+  { cutoffLsn, points, imagesWithin }: GcInput,
+  yielder: Yielder,
+): Promise<KeptBy | undefined> {
+  const spans = (layer.spans ?? [layer.range])
+    .filter((span) => rangesOverlap(span, imagesWithin))
+    .map(({ from, to }) => ({ from: maxKey(from, imagesWithin.from), to: minKey(to, imagesWithin.to) }));
+  const isNeededAt = async (lsn: Lsn): Promise<boolean> => {
+    if (layer.kind === LayerKind.Image ? layer.endLsn > lsn : layer.startLsn >= lsn) return false;
+    // An image at the same LSN hides a delta layer, but not another image.
+    const oldest = layer.kind === LayerKind.Image ? layer.endLsn + 1 : layer.endLsn;
+    for (const span of spans) {
+      if (yielder.due()) await yielder.yield();
+      if (!isHidden(span, images, { oldest, lsn })) return true;
+    }
+    return false;
+  };
+  const lsns: Lsn[] = [];
+  for (const point of points) if (await isNeededAt(point)) lsns.push(point);
+  if (await isNeededAt(cutoffLsn)) return { kind: "cutoff", only: lsns.length === 0 };
+  return lsns.length > 0 ? { kind: "points", lsns } : undefined;
 }
 
-/** `ranges` are sorted by where they begin. */
-function isCovered(span: KeyRange, ranges: readonly LayerDescriptor[]): boolean {
-  let covered: Key = span.from;
-  for (const { range } of ranges) {
-    if (compareKeys(range.from, covered) > 0) return false;
-    if (compareKeys(range.to, covered) > 0) covered = range.to;
-    if (compareKeys(covered, span.to) >= 0) return true;
+/** Whether a read of any key of a span at an LSN finds an image, and none that is older than `oldest`. */
+function isHidden(
+  span: KeyRange,
+  images: LayerSearch<Image>,
+  { oldest, lsn }: { readonly oldest: number; readonly lsn: Lsn },
+): boolean {
+  for (let key: Key = span.from; compareKeys(key, span.to) < 0;) {
+    const image = images.below(key, lsn + 1);
+    if (image === undefined || image.startLsn < oldest) return false;
+    key = image.range.to;
   }
-  return compareKeys(covered, span.to) >= 0;
+  return true;
 }

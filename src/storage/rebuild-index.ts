@@ -11,13 +11,8 @@ import { type CheckOptions, checkLayer } from "./check-layer.ts";
 import { Findings } from "./findings.ts";
 import { holesIn } from "./fsck.ts";
 import { INDEX_COPY_NAME } from "./index-copy.ts";
-import {
-  INDEX_FILE_NAME,
-  TEMPORARY_SUFFIX,
-  type TimelineIndex,
-  encodeIndex,
-  readIndex,
-} from "./index-file.ts";
+import { encodeIndex } from "./index-encoder.ts";
+import { INDEX_FILE_NAME, TEMPORARY_SUFFIX, type TimelineIndex, readIndex } from "./index-file.ts";
 import type { KeyRange } from "./key-range.ts";
 import { compareKeys } from "./key.ts";
 import { decodeFooter, decodeHeader } from "./layer-codec.ts";

@@ -23,8 +23,8 @@ const BATCH_KEYS = 1024;
 const READ_AHEAD_TOTAL = 16 * 1024 * 1024;
 const READ_AHEAD_MIN = 64 * 1024;
 const READ_AHEAD_MAX = 1024 * 1024;
-/** Keys between two looks at the clock. */
-const STEPS = 64;
+/** Keys and values between two looks at the clock. */
+const STEPS = 128;
 
 /** A sorted source of keys. */
 export interface Cursor {
@@ -162,7 +162,11 @@ async function* scanPiece(
         batchBytes = 0;
       }
     }
-    if (++steps % STEPS === 0 && yielder.due()) await yielder.yield();
+    steps += 1 + chain.values.length;
+    if (steps >= STEPS) {
+      steps = 0;
+      if (yielder.due()) await yielder.yield();
+    }
   }
   if (batch.length > 0) yield batch;
 }

@@ -121,7 +121,7 @@ async function live({ files }: Run, ledger: CompactionLedger): Promise<void> {
     for (let i = 0; i < 2; i++) await ledger.write(store);
     await again(() => compactStore(store, POLICY, run));
     const input = { cutoffLsn: cutoff, points: [], imagesWithin: ALL_KEYS };
-    const { removable } = planGc({ layers: store.layers(), ...input });
+    const { removable } = await planGc({ layers: store.layers(), ...input });
     await again(() => store.replaceLayers([], new Set(removable.map((layer) => layer.name))));
     await checkScan(store, ledger.model, ALL_KEYS, ledger.end);
   } finally {

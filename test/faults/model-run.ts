@@ -215,7 +215,7 @@ class World {
     line.points = points;
     const lsns = points.map((lsn) => toLsn(lsn));
     const input = { cutoffLsn: toLsn(cutoff), points: lsns, imagesWithin: ALL_KEYS };
-    const { removable } = planGc({ layers: store.layers(), ...input });
+    const { removable } = await planGc({ layers: store.layers(), ...input });
     await store.replaceLayers([], new Set(removable.map((layer) => layer.name)));
     if (removable.length > 0) this.count("gc that removed something");
   }

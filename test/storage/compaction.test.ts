@@ -10,6 +10,7 @@ import { type Key, ValueFlag, compareKeys } from "../../src/storage/key.ts";
 import { ALL_KEYS, type KeyRange, makeKey } from "../../src/storage/key-range.ts";
 import { LayerKind } from "../../src/storage/layer-format.ts";
 import { LayerSearch } from "../../src/storage/layer-search.ts";
+import { Yielder } from "../../src/storage/yielder.ts";
 import { planMerge } from "../../src/storage/plan-merge.ts";
 import { TimelineStore } from "../../src/storage/store.ts";
 import { StoreCache } from "../../src/storage/store-cache.ts";
@@ -156,7 +157,7 @@ test("after merges and images every key reads the same at every LSN, on branches
   await store[Symbol.asyncDispose]();
 });
 
-test("a search finds the newest layer over a key, as looking at all of them does", (t) => {
+test("a search finds the newest layer over a key, as looking at all of them does", async (t) => {
   const random = SeededRandom.forTest(t);
   for (let round = 0; round < 30; round++) {
     const layers = Array.from({ length: 1 + random.below(60) }, (_, i) => {
@@ -168,7 +169,7 @@ test("a search finds the newest layer over a key, as looking at all of them does
       }
       return { id: i, startLsn: toLsn(random.below(40)), spans };
     }).sort((a, b) => b.startLsn - a.startLsn);
-    const search = new LayerSearch(layers);
+    const search = await LayerSearch.of(layers, new Yielder());
     for (let i = 0; i < 200; i++) {
       const wanted = key(1, random.below(140));
       const below = random.below(45);

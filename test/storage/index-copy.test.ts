@@ -6,7 +6,8 @@ import { compactStore } from "../../src/storage/compact.ts";
 import { runCompaction } from "../../src/storage/compaction-job.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { INDEX_COPY_NAME } from "../../src/storage/index-copy.ts";
-import { INDEX_FILE_NAME, encodeIndex, readIndex } from "../../src/storage/index-file.ts";
+import { encodeIndex } from "../../src/storage/index-encoder.ts";
+import { INDEX_FILE_NAME, readIndex } from "../../src/storage/index-file.ts";
 import { ValueFlag } from "../../src/storage/key.ts";
 import { ALL_KEYS } from "../../src/storage/key-range.ts";
 import { planGc } from "../../src/storage/plan-gc.ts";
@@ -55,7 +56,7 @@ async function makeDisk(t: TestContext): Promise<Disk> {
     cutoff: { lsn: cutoff, previousLsn: toLsn(cutoff - 8), commitMs: null },
     points: [],
   });
-  const { removable } = planGc({
+  const { removable } = await planGc({
     layers: store.layers(),
     cutoffLsn: cutoff,
     points: [],

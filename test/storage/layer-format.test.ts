@@ -4,7 +4,8 @@ import { AssertionError, ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { toLsn } from "../../src/base/lsn.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { decodeIndexBlock } from "../../src/storage/index-block.ts";
-import { decodeIndex, encodeIndex } from "../../src/storage/index-file.ts";
+import { IndexEncoder, encodeIndex } from "../../src/storage/index-encoder.ts";
+import { decodeIndex } from "../../src/storage/index-file.ts";
 import { type Key, ValueFlag } from "../../src/storage/key.ts";
 import { MAX_KEY, MIN_KEY, compareToKey, nextKey } from "../../src/storage/key-range.ts";
 import {
@@ -172,7 +173,7 @@ function mutate(bytes: Uint8Array, random: SeededRandom): Uint8Array {
   return copy;
 }
 
-test("the index file comes back as it was, and to the same bytes", () => {
+test("the index file comes back as it was, and to the same bytes", async () => {
   const index = {
     startLsn: toLsn(0x10_00000000),
     durableLsn: toLsn(0x1f_ffffffff),
@@ -192,6 +193,11 @@ test("the index file comes back as it was, and to the same bytes", () => {
   const bytes = encodeIndex(index);
   assert.deepEqual(decodeIndex(bytes, "/x"), index);
   assert.equal(hex(encodeIndex(decodeIndex(bytes, "/x"))), hex(bytes));
+  const encoder = new IndexEncoder();
+  assert.equal(hex(await encoder.encode(index)), hex(bytes));
+  const fewer = { ...index, layers: index.layers.slice(1) };
+  assert.equal(hex(await encoder.encode(fewer)), hex(encodeIndex(fewer)));
+  assert.equal(hex(await encoder.encode(index)), hex(bytes));
   assert.equal(
     (JSON.parse(new TextDecoder().decode(bytes)) as { magic: string }).magic,
     "neon-timeline-index",

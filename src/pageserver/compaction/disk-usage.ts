@@ -4,14 +4,15 @@
  * of both, what a read at the end of the timeline does not need is history.
  */
 import type { TimelineId } from "../../base/ids.ts";
-import type { Lsn } from "../../base/lsn.ts";
+import { type Lsn, lsnMax } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { systemCode } from "../../base/errors.ts";
 import type { LayerDescriptor } from "../../storage/layer-file.ts";
 import { LayerKind } from "../../storage/layer-format.ts";
+import { Yielder } from "../../storage/yielder.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
-import { rootsOf } from "./tenant-gc.ts";
+import type { TimelineEntry } from "../timeline/timelines.ts";
 
 /** Sizes in bytes. */
 export interface TimelineUsage {
@@ -47,20 +48,17 @@ export async function diskUsage(
   const all = await sizesBelow(directory, "", files);
   const entries = tenant.timelineEntries();
   const timelines: TimelineUsage[] = [];
+  const yielder = new Yielder();
+  const sums = await sumByTimeline(all, yielder);
+  const lastChildren = await lastChildLsns(entries, yielder);
   let ofTimelines = 0;
   for (const [id, entry] of entries) {
-    const prefix = `timelines/${id}/`;
-    let totalBytes = 0;
-    let walBytes = 0;
-    for (const [path, sizeBytes] of all) {
-      if (!path.startsWith(prefix)) continue;
-      totalBytes += sizeBytes;
-      if (path.startsWith(`${prefix}wal`)) walBytes += sizeBytes;
-    }
+    if (yielder.due()) await yielder.yield();
+    const { totalBytes, walBytes } = sums.get(id) ?? { totalBytes: 0, walBytes: 0 };
     ofTimelines += totalBytes;
     const timeline = entry.kind === "open" ? entry.timeline : undefined;
     const layers = timeline?.exchange?.store.layers() ?? [];
-    const lastChild = timeline ? lastChildLsn(tenant, id, timeline) : undefined;
+    const lastChild = timeline && lastChildren.get(id);
     const ownSharedBytes =
       lastChild === undefined ? 0 : sumBytes(layers, (layer) => isSeen(layer, lastChild));
     timelines.push({
@@ -69,8 +67,8 @@ export async function diskUsage(
       totalBytes,
       uniqueBytes: totalBytes - ownSharedBytes,
       ownSharedBytes,
-      sharedBytes: ownSharedBytes + (timeline ? ancestorBytes(tenant, timeline) : 0),
-      historyBytes: timeline?.maintenance?.historyBytes() ?? 0,
+      sharedBytes: ownSharedBytes + (timeline ? ancestorBytes(entries, timeline) : 0),
+      historyBytes: (await timeline?.maintenance?.historyBytes()) ?? 0,
       walBytes,
     });
   }
@@ -78,24 +76,58 @@ export async function diskUsage(
   return { timelines, otherBytes: totalBytes - ofTimelines, totalBytes };
 }
 
-/** The highest point at which a branch was made from a timeline. */
-function lastChildLsn(
-  tenant: Tenant<ServedTimeline>,
-  id: TimelineId,
-  timeline: ServedTimeline,
-): Lsn | undefined {
-  return rootsOf(tenant, id, timeline)
-    .filter((root) => root.usedBy.some((user) => user.startsWith("branch") || user.startsWith("timeline")))
-    .at(-1)?.lsn;
+interface Sums {
+  totalBytes: number;
+  walBytes: number;
+}
+
+/** What lies below `timelines/<id>/`, and below its `wal/`. */
+async function sumByTimeline(
+  sizes: ReadonlyMap<string, number>,
+  yielder: Yielder,
+): Promise<Map<string, Sums>> {
+  const byId = new Map<string, Sums>();
+  for (const [path, sizeBytes] of sizes) {
+    if (yielder.due()) await yielder.yield();
+    const [directory, id, name] = path.split("/", 3);
+    if (directory !== "timelines" || id === undefined || name === undefined) continue;
+    const sums = byId.get(id) ?? { totalBytes: 0, walBytes: 0 };
+    byId.set(id, sums);
+    sums.totalBytes += sizeBytes;
+    if (name.startsWith("wal")) sums.walBytes += sizeBytes;
+  }
+  return byId;
+}
+
+/** For each timeline from which branches were made, the highest point at which one was. */
+async function lastChildLsns(
+  entries: ReadonlyMap<TimelineId, TimelineEntry<ServedTimeline>>,
+  yielder: Yielder,
+): Promise<Map<TimelineId, Lsn>> {
+  const last = new Map<TimelineId, Lsn>();
+  for (const entry of entries.values()) {
+    if (yielder.due()) await yielder.yield();
+    const ancestor = entry.kind === "open" ? entry.timeline.ancestor : entry.metadata?.ancestor;
+    if (ancestor === undefined) continue;
+    const { timelineId, lsn } = ancestor;
+    const parent = entries.get(timelineId);
+    // What lies before its beginning is its ancestor's.
+    if (parent?.kind !== "open" || lsn < parent.timeline.startLsn) continue;
+    last.set(timelineId, lsnMax(last.get(timelineId) ?? lsn, lsn));
+  }
+  return last;
 }
 
 /** Layers of ancestors that a timeline can see. */
-function ancestorBytes(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline): number {
+function ancestorBytes(
+  entries: ReadonlyMap<TimelineId, TimelineEntry<ServedTimeline>>,
+  timeline: ServedTimeline,
+): number {
   let sizeBytes = 0;
   let point = timeline.ancestor;
   while (point !== undefined) {
     const { timelineId, lsn } = point;
-    const entry = tenant.timelineEntries().get(timelineId);
+    const entry = entries.get(timelineId);
     if (entry?.kind !== "open") break;
     sizeBytes += sumBytes(entry.timeline.exchange?.store.layers() ?? [], (layer) => isSeen(layer, lsn));
     point = entry.timeline.ancestor;

@@ -190,23 +190,23 @@ export class Maintenance {
   }
 
   /** Bytes of layers that a read at the end does not need. */
-  historyBytes(): number {
-    return this.beyondNeed([]).reduce((sum, layer) => sum + layer.sizeBytes, 0);
+  async historyBytes(): Promise<number> {
+    return (await this.beyondNeed([])).reduce((sum, layer) => sum + layer.sizeBytes, 0);
   }
 
   /** Names of layers that reads at the end and at these points do not need. */
-  notNeededFor(lsns: readonly Lsn[]): ReadonlySet<string> {
-    return new Set(this.beyondNeed(lsns).map(({ name }) => name));
+  async notNeededFor(lsns: readonly Lsn[]): Promise<ReadonlySet<string>> {
+    return new Set((await this.beyondNeed(lsns)).map(({ name }) => name));
   }
 
-  private beyondNeed(lsns: readonly Lsn[]): readonly LayerDescriptor[] {
+  private async beyondNeed(lsns: readonly Lsn[]): Promise<readonly LayerDescriptor[]> {
     const point = (lsn: Lsn): RetainedPoint => ({ lsn, previousLsn: lsn, commitMs: null });
     const retention = { cutoff: point(this.timeline.store.durableLsn), points: lsns.map(point) };
-    return this.planGc(retention).removable;
+    return (await this.planGc(retention)).removable;
   }
 
   /** What could go under a retention, as the layers are now, and with others besides. */
-  private planGc(retention: Retention, added: readonly LayerDescriptor[] = []): GcPlan {
+  private planGc(retention: Retention, added: readonly LayerDescriptor[] = []): Promise<GcPlan> {
     return planGc({
       layers: [...this.timeline.store.layers(), ...added],
       cutoffLsn: retention.cutoff.lsn,
@@ -224,7 +224,7 @@ export class Maintenance {
       const { retention } = store;
       if (retention === undefined) return { removable: [], kept: [], imageBytes: 0 };
       const images = await this.addGarbageImages(retention, { thorough });
-      const plan = this.planGc(retention);
+      const plan = await this.planGc(retention);
       await store.replaceLayers([], new Set(plan.removable.map((layer) => layer.name)));
       return { ...plan, imageBytes: images.reduce((sum, { descriptor }) => sum + descriptor.sizeBytes, 0) };
     });
@@ -236,7 +236,7 @@ export class Maintenance {
       this.checkOpen();
       const images = await this.addGarbageImages(retention, { thorough, rehearsal: true });
       const descriptors = images.map(({ descriptor }) => descriptor);
-      const { removable, kept } = this.planGc(retention, descriptors);
+      const { removable, kept } = await this.planGc(retention, descriptors);
       const imageBytes = descriptors.reduce((sum, descriptor) => sum + descriptor.sizeBytes, 0);
       return { removable, kept, imageBytes };
     });
@@ -257,7 +257,8 @@ export class Maintenance {
     { thorough, rehearsal = false }: { readonly thorough: boolean; readonly rehearsal?: boolean },
   ): Promise<WrittenOutput[]> {
     const { store } = this.timeline;
-    const candidates = this.planGc(retention).kept.filter(({ by }) => by.kind === "cutoff" && by.only);
+    const { kept } = await this.planGc(retention);
+    const candidates = kept.filter(({ by }) => by.kind === "cutoff" && by.only);
     if (!candidates.some(({ layer }) => layer.kind === LayerKind.Delta)) return [];
     const there = store
       .layers()

@@ -53,7 +53,7 @@ async function layerMap(tenant: AnyTenant, timeline: ServedTimeline): Promise<ob
   const store = storeOf(timeline);
   const accesses = store.accesses();
   const roots = rootsOf(tenant, timeline.id, timeline).map(({ lsn }) => lsn);
-  const needless = timeline.maintenance?.notNeededFor(roots) ?? new Set();
+  const needless = (await timeline.maintenance?.notNeededFor(roots)) ?? new Set<string>();
   const historic: object[] = [];
   using pin = store.pin();
   for (const layer of pin.layers) {
