@@ -2,6 +2,7 @@
  * Compaction and garbage collection as time goes by: one timeline at a time, over and over, for each tenant as often as its
  * settings say. A failure is logged and the next round tries again; work that finds nothing to do costs next to nothing.
  */
+import { setImmediate as giveWay } from "node:timers/promises";
 import { messageOf } from "../../base/errors.ts";
 import type { ServedTimeline } from "../timeline/served-timeline.ts";
 import type { Tenant } from "../timeline/tenant.ts";
@@ -15,6 +16,9 @@ const LOOK_MS = 1000;
 const LOOK_MS_MIN = 10;
 /** Pause between two rounds while there is much to do, in milliseconds. */
 const BUSY_PAUSE_MS = 200;
+
+/** Timelines that are looked at without giving way to others. */
+const TIMELINES_AT_ONCE = 200;
 
 /** When something was last done for a tenant, on the clock of `performance.now`. */
 interface Done {
@@ -102,7 +106,9 @@ export class Background implements AsyncDisposable {
 
   private async compact(tenant: Tenant<ServedTimeline>): Promise<boolean> {
     let wasBusy = false;
+    let seen = 0;
     for (const [id, timeline] of tenant.timelineEntries()) {
+      if (++seen % TIMELINES_AT_ONCE === 0) await giveWay();
       if (this.stopped) return false;
       if (timeline.kind !== "open" || !timeline.timeline.maintenance?.isUnsettled) continue;
       await this.attempt({ timeline: id }, "compact a timeline", async () => {

@@ -65,7 +65,7 @@ export class Maintenance {
   private readonly queue = new SerialQueue();
   private readonly stopping = new AbortController();
   /** What the last compaction left, and by which rules it was done. */
-  private settled: { readonly layers: readonly LayerDescriptor[]; readonly policy: string } | undefined;
+  private settled: (PolicyLimits & { readonly layers: readonly LayerDescriptor[] }) | undefined;
 
   constructor(
     timeline: MaintainedTimeline,
@@ -101,7 +101,8 @@ export class Maintenance {
       if (thorough) await this.timeline.checkpoint();
       const policy = thorough ? thoroughPolicy(this.options) : this.policy;
       const result = await compactStore(store, policy, (request) => this.run(request));
-      this.settled = { layers: store.layers(), policy: JSON.stringify(this.policy) };
+      const { flushedLayersMin, layerBytesMax, imageLayersMax } = this.options;
+      this.settled = { layers: store.layers(), flushedLayersMin, layerBytesMax, imageLayersMax };
       return result;
     });
   }
@@ -109,12 +110,15 @@ export class Maintenance {
   /** Whether compaction in the background may find something to do. */
   get isUnsettled(): boolean {
     const layers = this.timeline.store.layers();
-    const { settled } = this;
+    const { settled, options } = this;
     if (layers.length === 0) return false;
-    if (settled?.layers.length !== layers.length || settled.layers.at(-1)?.name !== layers.at(-1)?.name) {
-      return true;
-    }
-    return settled.policy !== JSON.stringify(this.policy);
+    return (
+      settled?.layers.length !== layers.length ||
+      settled.layers.at(-1)?.name !== layers.at(-1)?.name ||
+      settled.flushedLayersMin !== options.flushedLayersMin ||
+      settled.layerBytesMax !== options.layerBytesMax ||
+      settled.imageLayersMax !== options.imageLayersMax
+    );
   }
 
   private get policy(): CompactionPolicy {
