@@ -75,6 +75,7 @@ const REQUESTS: Readonly<Record<string, Make>> = {
     reaches: true,
   }),
   [`GET ${TL}/layer/:name`]: ({ layer }) => ({ name: layer, reaches: true }),
+  [`DELETE ${TL}/layer/:name`]: ({ layer }) => ({ name: layer, reaches: true }),
   [`GET ${TL}/keyspace`]: ({ lsn }) => ({ query: `at_lsn=${lsn}`, reaches: true }),
   [`GET ${TL}/getpage`]: ({ lsn }) => ({ query: `key=${KEY}&lsn=${lsn}`, reaches: true }),
   [`GET ${TL}/get_lsn_by_timestamp`]: () => ({

@@ -102,7 +102,13 @@ async function timelines(world: World): Promise<void> {
   const logical = Number(info["current_logical_size"]);
   // Free space maps and files that are no relations are not in it.
   assert.ok(logical > bytes * 0.7 && logical < bytes * 1.1, `${logical} against ${bytes}`);
-  assert.equal(listOf(await lab.ok(`GET ${T}/timeline`)).length, 1);
+  const all = listOf(await lab.ok(`GET ${T}/timeline`));
+  assert.equal(all.length, 1);
+  const both = fieldsOf(await lab.ok(`GET ${T}/timeline_and_offloaded`));
+  assert.deepEqual(
+    [listOf(both["timelines"]).map(({ timeline_id: one }) => one), both["offloaded"]],
+    [[main], []],
+  );
 
   const id = "c".repeat(32);
   const make = { new_timeline_id: id, ancestor_timeline_id: main };
@@ -182,9 +188,12 @@ async function layers(world: World): Promise<void> {
   const bytes = await lab.ok(`GET ${TL}/layer/:name`, onMain(world, { path: { name } }));
   assert.ok(bytes instanceof Uint8Array && bytes.length === files[0]?.["layer_file_size"]);
   assert.equal(Buffer.from(bytes.subarray(0, 8)).toString(), "NEONLAYR");
+  await lab.ok(`DELETE ${TL}/layer/:name`, onMain(world, { path: { name } }));
   for (const other of ["../metadata.json", "x", "index.json"]) {
     await lab.refused(`GET ${TL}/layer/:name`, 404, onMain(world, { path: { name: other } }));
+    await lab.refused(`DELETE ${TL}/layer/:name`, 404, onMain(world, { path: { name: other } }));
   }
+  await lab.ok(`GET ${TL}/layer/:name`, onMain(world, { path: { name } }));
 
   await compute.query("checkpoint");
   const fields =

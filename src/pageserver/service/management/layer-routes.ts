@@ -34,6 +34,11 @@ export function addLayerRoutes(router: ApiRouter, { tenants, readers }: RouteCon
       `${TL}/layer/:name`,
       onTimeline(async (request, timeline) => download(request, storeOf(timeline))),
     )
+    .add(
+      "DELETE",
+      `${TL}/layer/:name`,
+      onTimeline(async (request, timeline) => keep(request, storeOf(timeline))),
+    )
     .add("GET", `${TL}/keyspace`, onTimeline(keyspace))
     .add(
       "GET",
@@ -97,13 +102,24 @@ async function download(request: ApiRequest, store: TimelineStore): Promise<Answ
   const layer = pin.layers.find((one) => one.name === name);
   if (!layer) {
     pin[Symbol.dispose]();
-    throw new NeonError(ErrorCode.NotFound, `there is no layer "${name.slice(0, 100)}" in this timeline`);
+    throw noLayer(name);
   }
   return {
     kind: "stream",
     headers: { "content-type": "application/octet-stream" },
     stream: releasing(createReadStream(store.pathOf(layer)), pin),
   };
+}
+
+/** What the original does to get it from another place when it is read again. Here it is the only one: it stays. */
+function keep(request: ApiRequest, store: TimelineStore): Answer {
+  const name = request.part("name");
+  if (!store.layers().some((layer) => layer.name === name)) throw noLayer(name);
+  return json({ evicted: false }, 304);
+}
+
+function noLayer(name: string): NeonError {
+  return new NeonError(ErrorCode.NotFound, `there is no layer "${name.slice(0, 100)}" in this timeline`);
 }
 
 async function* releasing(source: AsyncIterable<unknown>, pin: Disposable): AsyncIterable<Uint8Array> {

@@ -25,6 +25,14 @@ export function addTimelineRoutes(router: ApiRouter, { tenants }: RouteContext):
       inTenant(async (_, tenant) => json(await listTimelines(tenant, measured))),
     )
     .add(
+      "GET",
+      `${T}/timeline_and_offloaded`,
+      // Nothing is anywhere else.
+      inTenant(async (_, tenant) =>
+        json({ timelines: await listTimelines(tenant, measured), offloaded: [] }),
+      ),
+    )
+    .add(
       "POST",
       `${T}/timeline`,
       inTenant((request, tenant) => createTimeline(request, tenant, measured)),

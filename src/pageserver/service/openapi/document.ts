@@ -54,7 +54,10 @@ function renderOperation(group: string, key: string, pattern: string, operation:
     parameters: [...pathParameters, ...queryParameters],
     ...(body ? { requestBody: body } : {}),
     responses: {
-      [status]: { description: summary, content: answerContent(operation) },
+      [status]: {
+        description: summary,
+        ...(operation.answer === "nothing" ? {} : { content: answerContent(operation) }),
+      },
       default: { description: "A failure", content: { [JSON_TYPE]: { schema: schemaRef("Error") } } },
     },
   };
@@ -88,6 +91,7 @@ function requestBody({ body, requiredBody = [] }: Operation): object | undefined
 
 function answerContent({ answer }: Operation): object {
   if (answer === "bytes") return { "application/octet-stream": { schema: {} } };
+  if (answer === "nothing") return {};
   if (answer === "text") return { "text/plain": { schema: { type: "string" } } };
   if (typeof answer === "string") return { [JSON_TYPE]: { schema: schemaRef(answer) } };
   if ("listOf" in answer) {

@@ -16,7 +16,8 @@ export interface Operation {
     | { readonly listOf: keyof typeof SCHEMAS }
     | { readonly lines: keyof typeof SCHEMAS }
     | "bytes"
-    | "text";
+    | "text"
+    | "nothing";
 }
 
 const { id, lsn, time, text, boolean, count } = PARAMETERS;
@@ -129,6 +130,10 @@ const TENANTS: Readonly<Record<string, Operation>> = {
 
 const TIMELINES: Readonly<Record<string, Operation>> = {
   [`GET ${T}/timeline`]: { summary: "All timelines", answer: { listOf: "Timeline" } },
+  [`GET ${T}/timeline_and_offloaded`]: {
+    summary: "All timelines; none is anywhere else",
+    answer: "TimelinesAndOffloaded",
+  },
   [`POST ${T}/timeline`]: {
     summary: "A timeline on top of another one",
     body: {
@@ -159,6 +164,11 @@ const TIMELINES: Readonly<Record<string, Operation>> = {
   },
   [`GET ${TL}/layer`]: { summary: "What is in memory and in files", answer: "LayerMap" },
   [`GET ${TL}/layer/:name`]: { summary: "A layer file", answer: "bytes" },
+  [`DELETE ${TL}/layer/:name`]: {
+    summary: "Leaves a layer where it is: there is no other place",
+    status: 304,
+    answer: "nothing",
+  },
   [`GET ${TL}/keyspace`]: {
     summary: "Blocks of relations that there are",
     query: { at_lsn: lsn },

@@ -210,6 +210,7 @@ export const SCHEMAS = {
     utilization_score: count,
     captured_at: time,
   }),
+  TimelinesAndOffloaded: object({ timelines: list(ref("Timeline")), offloaded: list({ type: "object" }) }),
   TenantConfig: object({
     tenant_specific_overrides: object({}, TENANT_SETTINGS),
     effective_config: object({ ...TENANT_SETTINGS, cache_size: count, memory_limit: count }),
