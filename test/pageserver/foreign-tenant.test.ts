@@ -10,6 +10,7 @@ import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { PAGE_SERVICE } from "../../src/base/page-api/page-model.ts";
 import { OPERATIONS } from "../../src/pageserver/service/openapi/operations.ts";
 import { REPLICATION_COMMANDS } from "../../src/pageserver/service/libpq/replication-session.ts";
+import { httpOnce } from "../support/http-once.ts";
 import { clientFor, listServices } from "../support/grpc-reflection.ts";
 import { RawClient, frame } from "../support/grpc-raw.ts";
 import {
@@ -53,16 +54,13 @@ interface Told {
 
 async function http(world: ForeignWorld, door: Door, route: string, target: Target): Promise<Told> {
   const { method, path, body } = requestFor(route, target);
-  const response = await fetch(world.url + path, {
+  const answer = await httpOnce(world.url + path, {
     method,
     headers: { authorization: door.authorization },
-    ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
+    body: body === undefined || typeof body === "string" ? body : JSON.stringify(body),
   });
-  const headers = [...response.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
-  return {
-    status: response.status,
-    text: `${headers}\n${Buffer.from(await response.arrayBuffer()).toString("latin1")}`,
-  };
+  const headers = [...answer.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
+  return { status: answer.status, text: `${headers}\n${answer.bytes.toString("latin1")}` };
 }
 
 /** What a request says, for telling what it gave away itself. */

@@ -13,6 +13,7 @@ import { makeKeyPair } from "../../src/client/jwt.ts";
 import { UserClient } from "../../src/client/users.ts";
 import { type LibpqClient, connectLibpq } from "../../src/pgwire/libpq-client.ts";
 import { parseLibpqUri } from "../../src/pgwire/uri.ts";
+import { httpOnce } from "../support/http-once.ts";
 import type { TestPostgres } from "../support/postgres.ts";
 import { Child, configure, readJson } from "./child.ts";
 import { TENANT, TOKEN, TempDirectory } from "./harness.ts";
@@ -205,13 +206,13 @@ async function connectReplication(
 
 /** A request of whoever may do everything. */
 export async function ask(url: string, method: string, path: string, body?: unknown): Promise<unknown> {
-  const response = await fetch(url + path, {
+  const { status, bytes } = await httpOnce(url + path, {
     method,
     headers: { authorization: `Bearer ${TOKEN}` },
-    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    body: body === undefined ? undefined : JSON.stringify(body),
   });
-  const text = await response.text();
-  assert.ok(response.ok, `${method} ${path}: ${response.status} ${text}`);
+  const text = bytes.toString();
+  assert.ok(status < 300, `${method} ${path}: ${status} ${text}`);
   return JSON.parse(text);
 }
 
