@@ -29,7 +29,7 @@ export interface HttpTarget {
 }
 
 export interface HttpCall {
-  readonly method: "GET" | "POST" | "DELETE";
+  readonly method: "GET" | "POST" | "PATCH" | "DELETE";
   /** Path and query, `/v1/…`. */
   readonly path: string;
   /** Sent as JSON. */

@@ -63,6 +63,15 @@ test("two tenants of different versions, side by side", { timeout: 300_000 }, as
     /^COMPUTE +TENANT +BRANCH.*\nmain +\w{8} +main.*\nother +5ec05ec0 +main/m,
   );
 
+  // Settings of its own, which the other one has not.
+  assert.equal(await lab.ok("tenant", "config", "pitr_interval", "2d", ...here), "pitr_interval = 2days");
+  const setting = async (...more: string[]): Promise<unknown[]> => {
+    const { value, origin } = await lab.json("tenant", "config", "pitr_interval", ...more);
+    return [value, origin];
+  };
+  assert.deepEqual(await setting(...here), ["2days", "tenant"]);
+  assert.deepEqual(await setting(), ["7days", "pageserver"]);
+
   // The other one as the default.
   const used = await lab.json("tenant", "use", SECOND);
   assert.deepEqual([used["pg_version"], used["previous_tenant_id"]], [16, first]);
