@@ -9,6 +9,8 @@ import { type TestContext, test } from "node:test";
 import type { Lsn } from "../../src/base/lsn.ts";
 import { packDataDirectory } from "../../src/compute/data-directory.ts";
 import { readDataDirectory } from "../../src/pageserver/basebackup/import.ts";
+import { Spool } from "../../src/pageserver/basebackup/spool.ts";
+import { RealFiles } from "../../src/storage/real-files.ts";
 import { Kind } from "../../src/pageserver/ingest/keyspace.ts";
 import { PAGE_SIZE } from "../../src/postgres/constants.ts";
 import { Slru, slruPath } from "../../src/postgres/slru.ts";
@@ -132,9 +134,9 @@ test("a directory with times of commits is imported", { timeout: 300_000 }, asyn
   const expected = await server.query(TIMES);
   assert.ok(expected.every((row) => row["time"] !== null));
   await server.stop();
-  const { values, control } = await readDataDirectory(
-    packDataDirectory(server.dataDir) as AsyncIterable<Uint8Array>,
-  );
+  await using spool = new Spool("/nowhere", new RealFiles());
+  const tar = packDataDirectory(server.dataDir) as AsyncIterable<Uint8Array>;
+  const { values, control } = await readDataDirectory(tar, spool);
   assert.equal(control.parameters.trackCommitTimestamp, true);
   const pages: number[] = [];
   for await (const batch of values) {

@@ -6,13 +6,16 @@ import { type TestContext, test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { packDataDirectory } from "../../src/compute/data-directory.ts";
 import { readDataDirectory } from "../../src/pageserver/basebackup/import.ts";
+import { Spool } from "../../src/pageserver/basebackup/spool.ts";
+import { RealFiles } from "../../src/storage/real-files.ts";
 import { withPageSize } from "../support/control-file.ts";
 import { EMBEDDED_MAJORS, TestPostgres } from "../support/postgres.ts";
 import { Lab } from "./branch-harness.ts";
 
 async function refusal(directory: string): Promise<NeonError> {
   try {
-    await readDataDirectory(packDataDirectory(directory) as AsyncIterable<Uint8Array>);
+    await using spool = new Spool("/nowhere", new RealFiles());
+    await readDataDirectory(packDataDirectory(directory) as AsyncIterable<Uint8Array>, spool);
   } catch (error) {
     assert(error instanceof NeonError, String(error));
     return error;

@@ -6,6 +6,8 @@ import { type TestContext, test } from "node:test";
 import type { Lsn } from "../../src/base/lsn.ts";
 import { packDataDirectory } from "../../src/compute/data-directory.ts";
 import { readDataDirectory } from "../../src/pageserver/basebackup/import.ts";
+import { Spool } from "../../src/pageserver/basebackup/spool.ts";
+import { RealFiles } from "../../src/storage/real-files.ts";
 import { Kind, decodeOriginProgress } from "../../src/pageserver/ingest/keyspace.ts";
 import { REPLICATION_ORIGINS_PATH, decodeOrigins } from "../../src/postgres/replication-origins.ts";
 import { EMBEDDED_MAJORS, type Row, type TestPostgres } from "../support/postgres.ts";
@@ -106,7 +108,8 @@ async function runOrigins(t: TestContext, major: number): Promise<void> {
     await compute.stop();
     const tar = packDataDirectory(compute.dataDir) as AsyncIterable<Uint8Array>;
     const imported = new Map<number, bigint>();
-    for await (const batch of (await readDataDirectory(tar)).values) {
+    await using spool = new Spool("/nowhere", new RealFiles());
+    for await (const batch of (await readDataDirectory(tar, spool)).values) {
       for (const { key, bytes } of batch) {
         if (key.kind === Kind.ReplicationOrigin && decodeOriginProgress(bytes) !== 0n)
           imported.set(key.block, decodeOriginProgress(bytes));

@@ -1,9 +1,14 @@
-/** Files of a tar that somebody sends, in memory up to a limit; an archive that is cut off, or goes on behind its end, is refused. */
+/** Files of a tar that somebody sends, put aside; an archive that is cut off, or goes on behind its end, is refused. */
 import { Readable } from "node:stream";
 import { type ReadEntry, Parser } from "tar";
-import { ErrorCode, NeonError } from "../../base/errors.ts";
+import { ErrorCode, NeonError, messageOf } from "../../base/errors.ts";
+import type { Spool, SpooledFile } from "./spool.ts";
 
 const BLOCK = 512;
+/** Of one archive: more than any cluster has. */
+const FILES_MAX = 1_000_000;
+/** Characters: more than the path of any file of a cluster has. */
+const PATH_LENGTH_MAX = 500;
 /** In a header: the size, in octal digits or, with the top bit set, big-endian. */
 const SIZE_OFFSET = 124;
 const SIZE_LENGTH = 12;
@@ -13,19 +18,17 @@ export interface TarWishes {
   readonly wants: (path: string) => boolean;
   /** Told of links, which lead to what is not in the archive. */
   readonly onLink?: (path: string) => void;
-  /** Of all that is wanted together. */
-  readonly sizeBytesMax: number;
   /** How the archive is called in errors, such as `data directory`. */
   readonly what: string;
 }
 
-/** Content of the wanted files by path. Throws `usage`. */
+/** The wanted files by path, in the spool. No more is read from `tar` while the disk is behind. Throws `usage`, `resource`. */
 export async function readTarFiles(
   tar: AsyncIterable<Uint8Array>,
-  { wants, onLink, sizeBytesMax, what }: TarWishes,
-): Promise<Map<string, Uint8Array>> {
-  const files = new Map<string, Uint8Array>();
-  let total = 0;
+  { wants, onLink, what }: TarWishes,
+  spool: Spool,
+): Promise<Map<string, SpooledFile>> {
+  const files = new Map<string, SpooledFile>();
   const parser = new Parser({ strict: true });
   const failed = new Promise<never>((_, reject) => {
     parser.on("error", reject);
@@ -33,17 +36,16 @@ export async function readTarFiles(
   parser.on("entry", (entry: ReadEntry) => {
     const path = entry.path.replace(/^\.\//, "");
     if (entry.type === "SymbolicLink" || entry.type === "Link") onLink?.(path);
-    if (entry.type !== "File" || !wants(path)) {
+    if (entry.type !== "File" || path.length > PATH_LENGTH_MAX || !wants(path)) {
       entry.resume();
       return;
     }
-    const parts: Buffer[] = [];
+    const writer = spool.begin(entry.size);
     entry.on("data", (part: Buffer) => {
-      total += part.length;
-      if (total <= sizeBytesMax) parts.push(part);
+      writer.add(part);
     });
     entry.on("end", () => {
-      files.set(path, Buffer.concat(parts));
+      files.set(path, writer.end());
     });
   });
   const ended = new Promise<void>((resolve) => {
@@ -57,19 +59,23 @@ export async function readTarFiles(
       if (!parser.write(Buffer.from(chunk as Uint8Array))) {
         await new Promise<void>((resolve) => parser.once("drain", resolve));
       }
-      if (total > sizeBytesMax)
-        throw new NeonError(ErrorCode.Usage, `the ${what} is larger than ${sizeBytesMax} bytes`);
+      await spool.settle();
+      if (files.size > FILES_MAX)
+        throw new NeonError(ErrorCode.Usage, `the ${what} has more than ${FILES_MAX} files`);
     }
     if (end.isEmpty) throw new NeonError(ErrorCode.Usage, `the archive of the ${what} is empty`);
     if (end.isCut) throw new NeonError(ErrorCode.Usage, `the archive of the ${what} ends in the middle`);
     parser.end();
     await ended;
+    await spool.settle({ all: true });
   })();
   try {
     await Promise.race([fed, failed]);
   } catch (error) {
     if (error instanceof NeonError) throw error;
-    throw new NeonError(ErrorCode.Usage, `the archive of the ${what} cannot be read`, { cause: error });
+    throw new NeonError(ErrorCode.Usage, `the archive of the ${what} cannot be read: ${messageOf(error)}`, {
+      cause: error,
+    });
   } finally {
     // Whichever of the two is late says nothing new.
     fed.catch(() => undefined);

@@ -10,12 +10,11 @@ import { mainData } from "../../postgres/redo/payload.ts";
 import { nextRecordLsn, parseSegmentName, segmentName, segmentStart } from "../../postgres/wal/layout.ts";
 import type { WalRecord } from "../../postgres/wal/record.ts";
 import { WalStream } from "../../postgres/wal/stream.ts";
+import type { Spool, SpooledFile } from "../basebackup/spool.ts";
 import { readTarFiles } from "../basebackup/tar-reader.ts";
 import { checkSupported } from "../ingest/ingest-rmgr.ts";
 import type { ClusterIdentity } from "../timeline/served-timeline.ts";
 
-/** It is held in memory. More is imported in several pieces. */
-export const KEPT_WAL_BYTES_MAX = 1024 ** 3;
 /** Handled at a time. */
 const PIECE_BYTES = 1 << 20;
 /** In the first page of a segment: which cluster it is of. */
@@ -35,37 +34,46 @@ interface Sink {
 
 export class KeptWal {
   private readonly cluster: ClusterIdentity;
-  private readonly segments = new Map<Lsn, Uint8Array>();
+  private readonly segments = new Map<Lsn, SpooledFile>();
 
-  /** Throws `usage` for a file that is no segment of the cluster, `conflict` for that of another. */
-  constructor(cluster: ClusterIdentity, files: ReadonlyMap<string, Uint8Array>) {
+  private constructor(cluster: ClusterIdentity) {
     this.cluster = cluster;
-    for (const [path, bytes] of files) this.add(path, bytes);
   }
 
-  /** Throws `usage` for what is no archive of WAL. */
-  static async read(tar: AsyncIterable<Uint8Array>, cluster: ClusterIdentity): Promise<KeptWal> {
+  /** Throws `usage` for a file that is no segment of the cluster, `conflict` for that of another. */
+  static async of(files: ReadonlyMap<string, SpooledFile>, cluster: ClusterIdentity): Promise<KeptWal> {
+    const kept = new KeptWal(cluster);
+    for (const [path, file] of files) await kept.add(path, file);
+    return kept;
+  }
+
+  /** Throws `usage` for what is no archive of WAL. The spool must stay as long as this is used. */
+  static async read(
+    tar: AsyncIterable<Uint8Array>,
+    cluster: ClusterIdentity,
+    spool: Spool,
+  ): Promise<KeptWal> {
     let unknown: string | undefined;
-    const files = await readTarFiles(tar, {
+    const wishes = {
       what: "WAL",
-      sizeBytesMax: KEPT_WAL_BYTES_MAX,
-      wants: (path) => {
+      wants: (path: string): boolean => {
         if (isWalFile(path)) return true;
         if (!OTHER_FILE.test(path)) unknown ??= path;
         return false;
       },
-    });
+    };
+    const files = await readTarFiles(tar, wishes, spool);
     if (unknown !== undefined)
       throw wrong(`the archive has ${unknown.slice(0, 80)}, which is no WAL segment`);
     if (files.size === 0) throw wrong("the archive has no WAL segments");
-    return new KeptWal(cluster, files);
+    return KeptWal.of(files, cluster);
   }
 
-  private add(path: string, bytes: Uint8Array): void {
+  private async add(path: string, file: SpooledFile): Promise<void> {
     const { segmentSize, systemId } = this.cluster;
     const name = WAL_FILE.exec(path)?.[1] ?? "";
     const segment = parseSegmentName(name, segmentSize);
-    if (segment === undefined || bytes.length > segmentSize || bytes.length < SYSTEM_ID_OFFSET + 8) {
+    if (segment === undefined || file.sizeBytes > segmentSize || file.sizeBytes < SYSTEM_ID_OFFSET + 8) {
       throw wrong(`${path} is no WAL segment of ${segmentSize} bytes`);
     }
     if (segment.timeline !== 1) {
@@ -74,7 +82,8 @@ export class KeptWal {
         `${path} is of timeline ${segment.timeline} of Postgres; only the first can be imported`,
       );
     }
-    const found = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(SYSTEM_ID_OFFSET, true);
+    const head = await file.read(SYSTEM_ID_OFFSET, SYSTEM_ID_OFFSET + 8);
+    const found = new DataView(head.buffer, head.byteOffset, head.length).getBigUint64(0, true);
     // The rest of a segment may be void, but not its first page.
     if (found !== systemId) {
       throw new NeonError(
@@ -83,27 +92,27 @@ export class KeptWal {
       );
     }
     const other = this.segments.get(segment.startLsn);
-    if (other === undefined || other.length < bytes.length) this.segments.set(segment.startLsn, bytes);
+    if (other === undefined || other.sizeBytes < file.sizeBytes) this.segments.set(segment.startLsn, file);
   }
 
   /** Bytes from an LSN on, up to the end of the piece, of the segment, or of what is wanted. Throws `usage` where there are none. */
-  private at(lsn: Lsn, toLsn: Lsn): Uint8Array {
+  private async at(lsn: Lsn, toLsn: Lsn): Promise<Uint8Array> {
     const { segmentSize } = this.cluster;
     const start = segmentStart(lsn, segmentSize);
-    const bytes = this.segments.get(start);
+    const file = this.segments.get(start);
     const from = lsn - start;
-    if (bytes === undefined || from >= bytes.length) {
+    if (file === undefined || from >= file.sizeBytes) {
       throw wrong(
         `the archive has no WAL at ${formatLsn(lsn)}: ${segmentName(1, lsn, segmentSize)} is missing or too short`,
       );
     }
-    return bytes.subarray(from, Math.min(bytes.length, from + PIECE_BYTES, from + (toLsn - lsn)));
+    return file.read(from, Math.min(file.sizeBytes, from + PIECE_BYTES, from + (toLsn - lsn)));
   }
 
   /** Where the record begins that the first one behind an LSN, or at it, is linked to. */
-  previousOf(startLsn: Lsn): Lsn {
+  async previousOf(startLsn: Lsn): Promise<Lsn> {
     const lsn = nextRecordLsn(startLsn, this.cluster.segmentSize);
-    const bytes = this.at(lsn, lsnAdd(lsn, 16));
+    const bytes = await this.at(lsn, lsnAdd(lsn, 16));
     if (bytes.length < 16) throw wrong(`the WAL at ${formatLsn(lsn)} is cut off`);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     return lsnFromWords(view.getUint32(12, true), view.getUint32(8, true));
@@ -121,7 +130,7 @@ export class KeptWal {
     const stream = new WalStream({ version: pgVersion, segmentSize, systemId, ...span });
     while (stream.fedLsn < span.endLsn) {
       const lsn = stream.fedLsn;
-      const bytes = this.at(lsn, span.endLsn);
+      const bytes = await this.at(lsn, span.endLsn);
       try {
         stream.feed(lsn, bytes);
         for (let record = stream.next(); record !== undefined; record = stream.next()) {
@@ -152,7 +161,7 @@ export class KeptWal {
       const lsn = stream.fedLsn;
       if (!this.segments.has(segmentStart(lsn, segmentSize))) throw endless(stream.position);
       try {
-        stream.feed(lsn, this.at(lsn, lsnAdd(lsn, PIECE_BYTES)));
+        stream.feed(lsn, await this.at(lsn, lsnAdd(lsn, PIECE_BYTES)));
         for (let record = stream.next(); record !== undefined; record = stream.next()) {
           if (backupStartOf(record) === redoLsn) return record.endLsn;
         }
@@ -167,7 +176,7 @@ export class KeptWal {
   /** Gives a timeline everything between two ends of records, and waits until it is durable there. */
   async feed(sink: Sink, span: { readonly startLsn: Lsn; readonly endLsn: Lsn }): Promise<void> {
     for (let at = span.startLsn; at < span.endLsn;) {
-      const bytes = this.at(at, span.endLsn);
+      const bytes = await this.at(at, span.endLsn);
       await sink.accept(at, bytes);
       at = lsnMin(lsnAdd(at, bytes.length), span.endLsn);
     }

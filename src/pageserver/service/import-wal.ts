@@ -17,7 +17,8 @@ export async function importWal(
   const { startLsn, endLsn } = wal;
   checkStart(timeline, startLsn);
   if (endLsn <= startLsn) throw new NeonError(ErrorCode.Usage, "the end of the WAL lies before its start");
-  const kept = await KeptWal.read(wal.tar, timeline.cluster);
+  await using spool = tenant.newSpool();
+  const kept = await KeptWal.read(wal.tar, timeline.cluster, spool);
   await tenant.change(async () => {
     checkStart(timeline, startLsn);
     const { exchange } = timeline;

@@ -18,7 +18,9 @@ import { type TenantCheckOptions, type TenantReport, checkTenant } from "../chec
 import { type RepairReport, repairTenant } from "../check/repair.ts";
 import { surveyTenant } from "../check/survey.ts";
 import { removeInterruptedWrite } from "./json-file.ts";
+import { Spool } from "../basebackup/spool.ts";
 import { type DiskUsage, diskUsage } from "../compaction/disk-usage.ts";
+import { newScratchPath, removeScratch } from "../transfer/staging-directory.ts";
 import { type Ref, Refs, branchNotFound, checkRefName } from "./refs.ts";
 import { SerialQueue } from "./serial-queue.ts";
 import type { ClusterIdentity, ServedTimeline, TimelineFactory } from "./served-timeline.ts";
@@ -125,6 +127,7 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
     await removeInterruptedWrite(files, join(options.directory, TENANT_FILE));
     await files.makeDirectory(join(options.directory, "refs"));
     await files.makeDirectory(join(options.directory, "timelines"));
+    await removeScratch(options.directory, files);
     const refs = await Refs.open(files, join(options.directory, "refs"));
     // A timeline is deleted because no ref names it: that must be as durable as the deletion.
     await files.syncDirectory(join(options.directory, "refs"));
@@ -324,6 +327,12 @@ export class Tenant<T extends ServedTimeline> implements AsyncDisposable {
       await this.refs.rename(name, newName);
       return this.branch(newName);
     });
+  }
+
+  /** For what is taken in before it is looked at. */
+  newSpool(): Spool {
+    const { files, random } = this.dependencies;
+    return new Spool(newScratchPath(this.directory, random), files);
   }
 
   /** Where its bytes are. */

@@ -5,6 +5,7 @@ import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import { type ControlFile, parseControlFile } from "../../postgres/control-file.ts";
 import { TimelineStore } from "../../storage/store.ts";
 import { type ImportedCluster, readDataDirectory } from "../basebackup/import.ts";
+import { Spool } from "../basebackup/spool.ts";
 import { CONTROL_FILE_KEY, FULL_RANGE } from "../ingest/keyspace.ts";
 import type { KeptWal } from "../receive/kept-wal.ts";
 import { Reconstructor } from "../read/reconstruct.ts";
@@ -86,7 +87,8 @@ async function importTimeline(
   dependencies: TimelineDependencies,
 ): Promise<Timeline> {
   const { directory, id, expected, createdAt, endLsn } = options;
-  const imported = await readDataDirectory(options.tar);
+  await using spool = new Spool(join(directory, "import.spool"), dependencies.files);
+  const imported = await readDataDirectory(options.tar, spool);
   const { control, lsn, values, online } = imported;
   checkExpected(control, expected);
   const cluster: ClusterIdentity = {
@@ -94,7 +96,7 @@ async function importTimeline(
     systemId: control.systemId,
     segmentSize: control.walSegmentSize,
   };
-  const start = { previousLsn: online?.wal.previousOf(lsn) ?? control.checkpointLsn, endLsn: lsn };
+  const start = { previousLsn: (await online?.wal.previousOf(lsn)) ?? control.checkpointLsn, endLsn: lsn };
   const span = online && (await spanOf(online, start, endLsn));
   const store = await createStore(directory, lsn, dependencies);
   await store.addImageLayer(FULL_RANGE, lsn, values);

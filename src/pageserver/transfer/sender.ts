@@ -3,7 +3,6 @@
  * ahead, and at most a window of them is under way without having been confirmed.
  */
 import { createHash } from "node:crypto";
-import { join } from "node:path";
 import { ErrorCode, NeonError, corrupt } from "../../base/errors.ts";
 import { type TenantId, type TimelineId, bytesToHex, newTimelineId } from "../../base/ids.ts";
 import type { Lineage } from "../../base/lineage.ts";
@@ -52,7 +51,7 @@ export interface SenderOptions {
   readonly timelineId: TimelineId;
   /** Says what would be sent, and sends nothing. */
   readonly dryRun: boolean;
-  /** For files that are made for the purpose. */
+  /** For files that are made for the purpose; does not exist. */
   readonly scratchDirectory: string;
   readonly signal: AbortSignal;
   readonly progress: (progress: TransferProgress) => void;
@@ -132,9 +131,8 @@ class Sending {
     held: HeldChain,
     lineage: Lineage,
   ): Promise<TransferOutcome> {
-    const { signal, dryRun, tenant, scratchDirectory } = this.options;
-    const { files, random } = this.dependencies;
-    const directory = join(scratchDirectory, `out-${bytesToHex(random.bytes(8))}`);
+    const { signal, dryRun, tenant, scratchDirectory: directory } = this.options;
+    const { files } = this.dependencies;
     await using exporter = new Exporter({ tenant, held, directory, files });
     const exported: ExportedStep[] = [];
     for (const step of decision.steps) exported.push(await exporter.export(step, signal));

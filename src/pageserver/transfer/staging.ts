@@ -16,7 +16,7 @@ import { type Chunk, sameBytes, sha256 } from "./frames.ts";
 import { CHUNK_SIZE } from "./limits.ts";
 import { type PlannedLayer, chunkCount, chunkSize } from "./plan.ts";
 import { layerDigest } from "./sender.ts";
-import { STAGING_DIRECTORY } from "./staging-directory.ts";
+import { STAGING_DIRECTORY, newScratchPath } from "./staging-directory.ts";
 
 /** Which staging directories are in use: two transfers to one branch must not write to the same files. */
 export class StagingClaims {
@@ -31,15 +31,15 @@ export class StagingClaims {
     this.random = random;
   }
 
-  /** Where files of this pageserver's own may be put while a transfer lasts. */
+  /** A directory, not made yet, for files of this pageserver's own while a transfer lasts. */
   scratchDirectory(tenantId: TenantId): string {
-    return join(this.tenantsDirectory, tenantId, STAGING_DIRECTORY);
+    return newScratchPath(join(this.tenantsDirectory, tenantId), this.random);
   }
 
   /** A directory for what is sent to a branch: the one that an earlier attempt has left, unless it is in use. */
   claim(tenantId: TenantId, branch: string): Staging {
     const hash = createHash("sha256").update(branch).digest("hex").slice(0, 32);
-    let path = join(this.scratchDirectory(tenantId), hash);
+    let path = join(this.tenantsDirectory, tenantId, STAGING_DIRECTORY, hash);
     const isShared = this.claimed.has(path);
     if (isShared) path += `-${bytesToHex(this.random.bytes(8))}`;
     this.claimed.add(path);
