@@ -8,9 +8,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { systemCode } from "../../src/base/errors.ts";
-import type { Lsn } from "../../src/base/lsn.ts";
+import { type Lsn, formatLsn, lsnAdd, lsnAlignDown } from "../../src/base/lsn.ts";
+import { rebuiltWal } from "../../src/pageserver/replication/rebuilt-wal.ts";
 import type { Timeline } from "../../src/pageserver/timeline/timeline.ts";
 import { PAGE_SIZE } from "../../src/postgres/constants.ts";
+import { segmentName, segmentStart } from "../../src/postgres/wal/layout.ts";
 import { PageFlag } from "../../src/postgres/wal/page-header.ts";
 import type { TestPostgres } from "../support/postgres.ts";
 import { Lab } from "./branch-harness.ts";
@@ -83,6 +85,33 @@ function overwritten(server: TestPostgres): number {
   return count;
 }
 
+/** The WAL of the branch as it is put together again from its layers, from the start of a segment on. */
+async function rebuilt(main: Timeline, from: Lsn): Promise<Buffer> {
+  const pieces: Uint8Array[] = [];
+  for await (const { bytes } of rebuiltWal(main.wal, from)) pieces.push(bytes);
+  return Buffer.concat(pieces);
+}
+
+/** As the server has it, but for the flag that says whether a backup was running. */
+function assertAsWritten(
+  server: TestPostgres,
+  wal: Buffer,
+  { from, startLsn }: { from: Lsn; startLsn: Lsn },
+): void {
+  for (let at = lsnAlignDown(startLsn, PAGE_SIZE) - from; at < wal.length; at += PAGE_SIZE) {
+    const lsn = lsnAdd(from, at);
+    const path = join(server.dataDir, "pg_wal", segmentName(1, lsn, MEGABYTE));
+    const page = readFileSync(path).subarray(lsn % MEGABYTE, (lsn % MEGABYTE) + PAGE_SIZE);
+    const ours = wal.subarray(at, at + PAGE_SIZE);
+    for (const bytes of [page, ours]) bytes[2] = (bytes[2] ?? 0) | PageFlag.BackupRemovable;
+    const first = Math.max(0, startLsn - lsn);
+    assert.ok(
+      page.subarray(first, ours.length).equals(ours.subarray(first)),
+      `the page at ${formatLsn(lsn)}`,
+    );
+  }
+}
+
 async function rowsOf(server: TestPostgres): Promise<string> {
   return server.value("select string_agg(i::text, ',' order by i) from t");
 }
@@ -114,6 +143,15 @@ test("a compute that recovers in the middle of a record", { timeout: 300_000 }, 
   main = await lab.reopen(main);
   assert.equal(main.lastRecordLsn, end);
   assert.equal(main.error, undefined);
+  // So has the WAL that is put together again from layers: the same bytes, and stock recovery goes on behind them.
+  await main.checkpoint();
+  const from = segmentStart(startLsn, MEGABYTE);
+  const wal = await rebuilt(main, from);
+  assert.ok(from + wal.length >= end);
+  assertAsWritten(compute, wal, { from, startLsn });
+  const again = new WalArchive(lab.base, "rebuilt");
+  again.addBytes(from, wal, startLsn);
+  await compareWithRecovery(lab, main, { archive: again, lsn: points.at(-1)?.lsn ?? end, where: "rebuilt" });
   for (const { lsn, rows } of points.slice(-2)) {
     await compareWithRecovery(lab, main, { archive, lsn, where: `rows ${rows}` });
     const branch = await lab.compute(await lab.branch(main, lsn), REMOTE);

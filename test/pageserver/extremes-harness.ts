@@ -16,7 +16,7 @@ import {
 import { dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Lsn, formatLsn } from "../../src/base/lsn.ts";
+import { type Lsn, formatLsn, lsnAdd } from "../../src/base/lsn.ts";
 import { compareXids } from "../../src/pageserver/ingest/checkpoint-state.ts";
 import type { Timeline, TimelineDependencies } from "../../src/pageserver/timeline/timeline.ts";
 import type { CheckPoint } from "../../src/postgres/checkpoint.ts";
@@ -28,7 +28,7 @@ import {
 } from "../../src/postgres/control-file.ts";
 import { PAGE_SIZE, SLRU_SEGMENT_PAGES } from "../../src/postgres/constants.ts";
 import { Slru, slruPath } from "../../src/postgres/slru.ts";
-import { parseSegmentName } from "../../src/postgres/wal/layout.ts";
+import { parseSegmentName, segmentName } from "../../src/postgres/wal/layout.ts";
 import { checkpointEndLsn, synthesizeStart } from "../../src/postgres/wal/start-point.ts";
 import type { Settings, TestPostgres } from "../support/postgres.ts";
 import type { Lab } from "./branch-harness.ts";
@@ -114,11 +114,27 @@ export class WalArchive {
   readonly directory: string;
   private readonly base: TestPostgres;
 
-  constructor(base: TestPostgres) {
+  constructor(base: TestPostgres, name = "archive") {
     this.base = base;
-    this.directory = join(base.root, "archive");
+    this.directory = join(base.root, name);
     mkdirSync(this.directory, { recursive: true });
     base.own(this.directory);
+  }
+
+  /** Adds WAL that begins at the start of a segment; as above, what lies before `startLsn` is the base's. */
+  addBytes(lsn: Lsn, bytes: Buffer, startLsn: Lsn): void {
+    const { walSegmentSize } = readControl(this.base);
+    for (let at = 0; at < bytes.length; at += walSegmentSize) {
+      const name = segmentName(1, lsnAdd(lsn, at), walSegmentSize);
+      const segment = Buffer.alloc(walSegmentSize);
+      bytes.copy(segment, 0, at);
+      if (lsn + at < startLsn) {
+        const before = readFileSync(join(this.base.dataDir, "pg_wal", name));
+        before.copy(segment, 0, 0, startLsn - lsn - at);
+      }
+      writeFileSync(join(this.directory, name), segment);
+      this.base.own(join(this.directory, name));
+    }
   }
 
   /** Adds a compute's segments. Before `startLsn` its first one counts as far as nothing better is known. */

@@ -282,6 +282,10 @@ export class Ingest {
   private noteRecord(record: WalRecord): void {
     const abandoned = abandonedLsn(record);
     if (abandoned !== undefined) this.noteStart(abandonedEntry(abandoned), record.endLsn);
+    if (record.cutOff !== undefined) {
+      const handle = this.store.intern(Kind.CutOffRecord, 0, 0, 0, 0);
+      this.putImage(handle, 0, record.endLsn, record.cutOff);
+    }
     this.noteStart(record.lsn, record.endLsn);
   }
 

@@ -15,6 +15,7 @@
  *   0x22  0             0      window high  0     window low     where WAL records start (record-index.ts)
  *   0x23  0             0      0            0     second         commit records of that second since 1970
  *   0x24  0             0      0            0     0              the last record that is kept under no other key
+ *   0x25  0             0      0            0     0              what there is of the last record that was cut off
  *
  * The free space map is not kept: WAL does not describe it, Postgres rebuilds it, and a stale one is worse than none.
  */
@@ -36,6 +37,7 @@ export const Kind = {
   RecordIndex: 0x22,
   CommitTime: 0x23,
   OtherRecord: 0x24,
+  CutOffRecord: 0x25,
 } as const;
 
 const U32_LIMIT = 2 ** 32;

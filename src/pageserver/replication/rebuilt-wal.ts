@@ -6,7 +6,7 @@ import { type Lsn, lsnAdd, lsnMax } from "../../base/lsn.ts";
 import { PAGE_SIZE } from "../../postgres/constants.ts";
 import { WalLayout } from "../../postgres/wal/lay-out.ts";
 import type { TimelineWal } from "../timeline/timeline-wal.ts";
-import { storedRecords } from "../verify/stored-wal.ts";
+import { layOut, storedRecords } from "../verify/stored-wal.ts";
 import type { WalPiece } from "./wal-reader.ts";
 
 /** Records gathered at a time; for each window the layers are read once. */
@@ -38,7 +38,7 @@ export async function* rebuiltWal(wal: TimelineWal, fromLsn: Lsn): AsyncGenerato
     const span = { store, segmentSize, from: last, toLsn, windowBytes: WINDOW_BYTES };
     for await (const batch of storedRecords(span)) {
       for (const record of batch) {
-        layout.add(record.startLsn, record.bytes);
+        layOut(layout, record, last.endLsn, segmentSize);
         last = { previousLsn: record.startLsn, endLsn: record.endLsn };
         if (pieces.full) yield* pieces.take();
       }

@@ -12,7 +12,7 @@ import { segmentName, segmentStart } from "../../postgres/wal/layout.ts";
 import { type BaseBackupSource, writeBackup } from "../basebackup/basebackup.ts";
 import { TarWriter } from "../basebackup/tar-writer.ts";
 import type { RecordBoundary } from "../timeline/record-boundary.ts";
-import { type StoredRecord, storedRecords } from "./stored-wal.ts";
+import { type StoredRecord, layOut, storedRecords } from "./stored-wal.ts";
 
 /** Records of the resource managers XLOG and Tablespace. Source: PostgreSQL 14-18, catalog/pg_control.h, commands/tablespace.h. */
 const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
@@ -125,8 +125,12 @@ export async function* recoveryBackup(
     },
   );
   const from = await source.recordBoundary(start.redoLsn);
+  let lastLsn = from.endLsn;
   for await (const batch of storedRecords({ ...source, from, toLsn: step.lsn })) {
-    for (const record of batch) layout.add(record.startLsn, record.bytes);
+    for (const record of batch) {
+      layOut(layout, record, lastLsn, source.segmentSize);
+      lastLsn = record.endLsn;
+    }
     yield* tar.take();
   }
   layout.finish();

@@ -23,6 +23,8 @@ export class WalLayout {
   private readonly page = new Uint8Array(PAGE_SIZE);
   /** Where the next byte goes. */
   private at: Lsn;
+  /** The next page declares that the record before it has no rest. */
+  private overwrites = false;
 
   constructor(options: WalLayoutOptions, sink: PageSink) {
     this.options = options;
@@ -46,17 +48,19 @@ export class WalLayout {
   add(lsn: Lsn, bytes: Uint8Array): void {
     while (nextRecordLsn(this.at, this.options.segmentSize) < lsn) this.skip();
     assert(nextRecordLsn(this.at, this.options.segmentSize) === lsn, "records follow one another");
-    let done = 0;
-    while (done < bytes.length) {
-      if (this.at % PAGE_SIZE === 0) this.startPage(done === 0 ? 0 : bytes.length - done);
-      const offset = this.at % PAGE_SIZE;
-      const count = Math.min(bytes.length - done, PAGE_SIZE - offset);
-      this.page.set(bytes.subarray(done, done + count), offset);
-      this.move(count);
-      done += count;
-    }
+    this.put(bytes, bytes.length);
     const padding = (RECORD_ALIGNMENT - (this.at % RECORD_ALIGNMENT)) % RECORD_ALIGNMENT;
     if (padding > 0) this.move(padding);
+  }
+
+  /** Adds what there is of a record that was cut off: it fills its last page. The next record says that it has no rest. */
+  addCutOff(lsn: Lsn, bytes: Uint8Array): void {
+    assert(nextRecordLsn(this.at, this.options.segmentSize) === lsn, "records follow one another");
+    const claimedLength = new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(0, true);
+    assert(claimedLength > bytes.length, "a record that is cut off has no end");
+    this.put(bytes, claimedLength);
+    assert(this.at % PAGE_SIZE === 0, "a record is cut off at the end of a page");
+    this.overwrites = true;
   }
 
   /** Leaves everything void up to the end of a record: that of a switch to the next segment lies far behind it. */
@@ -80,8 +84,24 @@ export class WalLayout {
     this.endPage();
   }
 
+  /** The beginning of a record, or all of it; its header says how long it is. */
+  private put(bytes: Uint8Array, claimedLength: number): void {
+    let done = 0;
+    while (done < bytes.length) {
+      if (this.at % PAGE_SIZE === 0) this.startPage(done === 0 ? 0 : claimedLength - done);
+      const offset = this.at % PAGE_SIZE;
+      const count = Math.min(bytes.length - done, PAGE_SIZE - offset);
+      this.page.set(bytes.subarray(done, done + count), offset);
+      this.move(count);
+      done += count;
+    }
+  }
+
   private startPage(remainingLength: number): void {
-    this.at = lsnAdd(this.at, encodePageHeader(this.page, 0, this.at, { ...this.options, remainingLength }));
+    const { overwrites } = this;
+    this.overwrites = false;
+    const header = { ...this.options, remainingLength, overwrites };
+    this.at = lsnAdd(this.at, encodePageHeader(this.page, 0, this.at, header));
   }
 
   private move(count: number): void {

@@ -86,6 +86,8 @@ export function encodePageHeader(
     readonly timeline: number;
     /** Bytes of the record begun earlier; 0 if the page starts with a record. */
     readonly remainingLength: number;
+    /** The record begun earlier has no rest. */
+    readonly overwrites?: boolean;
   },
 ): number {
   const size = pageHeaderSize(pageLsn, header.segmentSize);
@@ -93,6 +95,7 @@ export function encodePageHeader(
   const info =
     PageFlag.BackupRemovable |
     (header.remainingLength > 0 ? PageFlag.Continuation : 0) |
+    (header.overwrites ? PageFlag.OverwriteContinuation : 0) |
     (size === LONG_HEADER_SIZE ? PageFlag.LongHeader : 0);
   view.setUint16(0, header.magic, true);
   view.setUint16(2, info, true);

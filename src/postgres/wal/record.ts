@@ -56,6 +56,11 @@ export class WalRecord {
   /** Only the first `blockCount` are valid; the array is reused. */
   readonly blocks: BlockRef[] = [];
   blockCount = 0;
+  /**
+   * Of the record that declares another one missing: what there is of that, page headers left out, up to the page on which
+   * this one starts. Undefined for all others.
+   */
+  cutOff: Uint8Array | undefined = undefined;
 }
 
 const EMPTY = new Uint8Array(0);

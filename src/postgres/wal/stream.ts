@@ -70,6 +70,7 @@ export class WalStream {
 
   /** Start of a record that was abandoned halfway; the next record must say so. */
   private abandonedLsn: Lsn = INVALID_LSN;
+  private abandonedBytes: Uint8Array | undefined;
   private end: Lsn;
   private previous: Lsn;
   private previousKnown: boolean;
@@ -269,6 +270,7 @@ export class WalStream {
     }
     this.checkLink(record.previousLsn, lsn);
     this.checkRmgr(record.rmgr, lsn);
+    if (record.cutOff !== undefined) record.cutOff = undefined;
     if (this.abandonedLsn !== INVALID_LSN) this.checkOverwrite(record, lsn);
 
     const dataEnd = lsnAdd(this.chunkLsn, this.index);
@@ -300,6 +302,8 @@ export class WalStream {
     if (named !== this.abandonedLsn)
       throw badRecord(lsn, `does not account for the abandoned record at ${formatLsn(this.abandonedLsn)}`);
     this.abandonedLsn = INVALID_LSN;
+    record.cutOff = this.abandonedBytes;
+    this.abandonedBytes = undefined;
   }
 
   /** Reads and checks the header of the page that starts here; false when the chunk ends first. */
@@ -335,6 +339,7 @@ export class WalStream {
     if ((info & PageFlag.OverwriteContinuation) !== 0 && this.gathered > 0) {
       if (continues || remaining !== 0) throw badPage(pageLsn, "contradictory flags");
       this.abandonedLsn = this.gatherLsn;
+      this.abandonedBytes = this.gather.slice(0, this.gathered);
       this.gathered = 0;
       return;
     }
