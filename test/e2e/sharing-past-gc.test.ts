@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Json } from "./cli.ts";
 import { CHECKSUM, Labs, assertSameAt, backupDigests, refused, setting, transfer, uriOf } from "./sharing.ts";
 
 test("a branch goes on at others whose end garbage collection has passed", { timeout: 600_000 }, async () => {
@@ -22,6 +23,8 @@ test("a branch goes on at others whose end garbage collection has passed", { tim
     "insert into t select i, repeat(md5(i::text), 8) from generate_series(1, 4000) i",
   );
   const early = await here();
+  const now = "to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+  const earlyTime = String(await ada.value(main, `select ${now}`));
   await ada.execute(main, "update t set v = 'early' where k % 7 = 0");
   await ada.ok("origin", "add", "origin", uriOf(server));
   const created = await transfer(ada, "push", "main", "origin");
@@ -33,11 +36,15 @@ test("a branch goes on at others whose end garbage collection has passed", { tim
   await bob.execute(work, "delete from t where k > 3000");
   const old = await bob.ok("pg", "create", "old", "--branch", "main", "--lsn", end);
   const oldSum = await bob.value(old, CHECKSUM);
+  const ancestorAt = async (name: string, time: string): Promise<unknown> =>
+    ((await bob.json("branch", name, `main@${time}`))["ancestor"] as Json)["lsn"];
+  const earlyLsn = await ancestorAt("then", earlyTime);
   const before = await backupDigests(bob, tenant, "main", early);
 
   // Ada's garbage collection gives up what the others do not have yet.
   await ada.execute(main, "update t set v = 'gap ' || k where k % 3 = 0", "drop table gone");
   const inGap = await here();
+  const gapTime = String(await ada.value(main, `select ${now}`));
   await ada.execute(
     main,
     "create table t2 as select i, md5(i::text) from generate_series(1, 3000) i",
@@ -66,6 +73,8 @@ test("a branch goes on at others whose end garbage collection has passed", { tim
     await refused(bob, 3, "branch", "x", "main@" + inGap),
     /below the GC cutoff [0-9A-F]+\/[0-9A-F]+/,
   );
+  assert.match(await refused(bob, 3, "branch", "x", `main@${gapTime}`), /lies below the GC cutoff/);
+  assert.equal(await ancestorAt("then-again", earlyTime), earlyLsn);
 
   // What Bob had is as it was: moments before, his branch, the compute that shows the old end.
   assert.deepEqual(await backupDigests(bob, tenant, "main", early), before);
