@@ -12,6 +12,7 @@ import { encodeGetPageRequest } from "../../src/base/page-api/page-requests.ts";
 import { decodeGetPageResponse } from "../../src/base/page-api/page-responses.ts";
 import { GrpcCode } from "../../src/pageserver/service/grpc/grpc-status.ts";
 import { Turn } from "../../src/pageserver/service/grpc/turn.ts";
+import { until } from "../e2e/support.ts";
 import { RawClient, frame } from "../support/grpc-raw.ts";
 import { SeededRandom } from "../support/random.ts";
 import {
@@ -154,6 +155,38 @@ void test("every request is answered as if it had come alone, in order", async (
       for (const client of clients) await client[Symbol.asyncDispose]();
     }
   }
+});
+
+void test("clients that go away in the middle leave nothing behind", async (t: TestContext) => {
+  const random = SeededRandom.forTest(t);
+  await using stage = await Stage.start({ limits: { scheduler: { running: 2, waiting: 50 } } });
+  // WAL that never comes, but to those who stay.
+  stage.onWait = () => (random.chance(0.5) ? turn() : new Promise(() => undefined));
+  for (let round = 0; round < 10; round++) {
+    await using client = await RawClient.connect(stage.service.port);
+    const headers = await headersOf(stage);
+    const calls = Array.from({ length: 8 }, () => {
+      const call = client.call("/page_api.PageService/GetPages", headers);
+      const requests = Array.from({ length: random.below(100) }, () => anyRequest(random)[0]);
+      call.send(Buffer.concat(requests.map((request) => frame(encodeGetPageRequest(request)))));
+      return call;
+    });
+    for (const call of calls) {
+      if (random.chance(0.5)) await turn();
+      // Some do not take what comes, some reset the stream, some lose the connection.
+      if (random.chance(0.3)) call.stream.pause();
+      if (random.chance(0.5)) call.stream.close(random.below(14));
+    }
+    if (random.chance(0.3)) client.session.destroy();
+  }
+  await until("the end of all calls", () => stage.service.callCount === 0);
+  const measured = await stage.metrics.render();
+  assert.match(measured, /^neon_grpc_unsent_bytes 0$/m);
+  for (const lane of ["normal", "prefetch", "background"]) {
+    assert.match(measured, new RegExp(`^neon_grpc_waiting_requests\\{class="${lane}"\\} 0$`, "m"));
+  }
+  using client = await stage.client();
+  assert.equal((await client.pages().request(pageRequest([1]))).status, PageStatus.Ok);
 });
 
 void test("a token that expires ends the stream after the answers before", async () => {

@@ -46,6 +46,7 @@ export interface StageOptions {
 export class Stage implements AsyncDisposable {
   readonly service: GrpcService;
   readonly store: TimelineStore;
+  readonly metrics = new Metrics();
   /** Milliseconds since 1970. */
   now = Date.parse("2026-11-30T12:00:00Z");
   lastRecordLsn: Lsn = START;
@@ -83,7 +84,7 @@ export class Stage implements AsyncDisposable {
       {
         tenants: this.tenants(),
         readers: new PageReaders(new PageCache({ capacityBytes: 1 << 22 })),
-        metrics: new Metrics(),
+        metrics: this.metrics,
         log: pino({ level: "silent" }),
         authentication,
         tls: () => undefined,
