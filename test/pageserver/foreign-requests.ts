@@ -12,6 +12,8 @@ import {
   encodeGetSlruSegmentRequest,
   encodeLeaseLsnRequest,
 } from "../../src/base/page-api/page-requests.ts";
+import type { PageMethod } from "../../src/base/page-api/page-model.ts";
+import type { REPLICATION_COMMANDS } from "../../src/pageserver/service/libpq/replication-session.ts";
 import { pageRequest } from "./grpc-stage.ts";
 import type { Target } from "./foreign-world.ts";
 
@@ -217,7 +219,9 @@ function transfer({ tenant, branch }: Target): string {
 }
 
 /** Replication commands on a connection to the own tenant, with the other one's names. */
-export const REPLICATION_REQUESTS: Readonly<Record<string, (target: Target) => string>> = {
+export const REPLICATION_REQUESTS: Readonly<
+  Record<(typeof REPLICATION_COMMANDS)[number], (target: Target) => string>
+> = {
   IDENTIFY_SYSTEM: () => "IDENTIFY_SYSTEM",
   SHOW: () => "SHOW wal_segment_size",
   TIMELINE_HISTORY: () => "TIMELINE_HISTORY 1",
@@ -225,6 +229,8 @@ export const REPLICATION_REQUESTS: Readonly<Record<string, (target: Target) => s
   CREATE_REPLICATION_SLOT: ({ slot }) => `CREATE_REPLICATION_SLOT ${slot} TEMPORARY PHYSICAL`,
   DROP_REPLICATION_SLOT: ({ slot }) => `DROP_REPLICATION_SLOT ${slot}`,
   START_REPLICATION: ({ slot, lsn }) => `START_REPLICATION SLOT ${slot} PHYSICAL ${lsn}`,
+  ALTER_REPLICATION_SLOT: ({ slot }) => `ALTER_REPLICATION_SLOT ${slot} ( FAILOVER false )`,
+  UPLOAD_MANIFEST: () => "UPLOAD_MANIFEST",
   // Of which there is nothing else here.
   BASE_BACKUP: ({ timeline }) => `BASE_BACKUP ( LABEL '${timeline}', TARGET 'server' )`,
   SELECT: () => "SELECT pg_catalog.set_config('search_path', '', false)",
@@ -233,7 +239,7 @@ export const REPLICATION_REQUESTS: Readonly<Record<string, (target: Target) => s
 const REL = { spcOid: 1663, dbOid: 1, relNumber: 1259, fork: 0 };
 
 /** By name of the method. */
-export const METHODS: Readonly<Record<string, (target: Target) => Uint8Array>> = {
+export const METHODS: Readonly<Record<PageMethod, (target: Target) => Uint8Array>> = {
   GetPages: (target) => encodeGetPageRequest({ ...pageRequest([0]), rel: REL, read: readAt(target) }),
   GetRelSize: (target) => encodeGetRelSizeRequest({ read: readAt(target), rel: REL, allowMissing: true }),
   CheckRelExists: (target) => encodeCheckRelExistsRequest({ read: readAt(target), rel: REL }),

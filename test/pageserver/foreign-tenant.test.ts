@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { request as rawRequest } from "node:http";
 import { test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
-import { PAGE_SERVICE } from "../../src/base/page-api/page-model.ts";
+import { PAGE_METHODS, PAGE_SERVICE, type PageMethod } from "../../src/base/page-api/page-model.ts";
 import { OPERATIONS } from "../../src/pageserver/service/openapi/operations.ts";
 import { REPLICATION_COMMANDS } from "../../src/pageserver/service/libpq/replication-session.ts";
 import { httpOnce } from "../support/http-once.ts";
@@ -193,7 +193,6 @@ async function replication(world: ForeignWorld, door: Door): Promise<void> {
   await compared(({ branch }) => `-c tenant_id=${OWN} -c branch=${branch}`, "42704");
   await compared(({ timeline }) => `-c tenant_id=${OWN} -c timeline_id=${timeline}`, "42704");
   await compared(({ timeline }) => `-c timeline_id=${timeline}`, "42704");
-  assert.deepEqual([...REPLICATION_COMMANDS].sort(), Object.keys(REPLICATION_REQUESTS).sort());
   const ask = async (text: string): Promise<string> => {
     const client = await world.replication(door, `-c tenant_id=${OWN} -c timeline_id=${ownTimeline}`);
     try {
@@ -204,7 +203,8 @@ async function replication(world: ForeignWorld, door: Door): Promise<void> {
       await client.end();
     }
   };
-  for (const [word, make] of Object.entries(REPLICATION_REQUESTS)) {
+  for (const word of REPLICATION_COMMANDS) {
+    const make = REPLICATION_REQUESTS[word];
     const [one, two] = [await ask(make(foreign)), await ask(make(madeUp))];
     world.checkSilent(one, make(foreign), word);
     assert.equal(world.normalized(one, foreign), world.normalized(two, madeUp), word);
@@ -237,7 +237,7 @@ interface Answered {
 
 async function callMethod(
   client: RawClient,
-  method: string,
+  method: PageMethod,
   target: Target,
   authorization: string,
 ): Promise<Answered> {
@@ -247,7 +247,7 @@ async function callMethod(
     "neon-timeline-id": target.timeline,
     "neon-shard-id": "0000",
   };
-  const request = METHODS[method]?.(target) ?? new Uint8Array();
+  const request = METHODS[method](target);
   const call = client.call(`/${PAGE_SERVICE}/${method}`, headers).send(frame(request)).end();
   const { code, details, messages } = await call.result;
   return { code, text: details + messages.map(({ bytes }) => bytes.toString("latin1")).join("") };
@@ -257,9 +257,9 @@ const Code = { Ok: 0, Invalid: 3, NotFound: 5, Denied: 7, Unauthenticated: 16 } 
 
 async function everyMethod(world: ForeignWorld, door: Door): Promise<void> {
   const { foreign, madeUp } = world;
-  assert.deepEqual((await methodNames(world)).sort(), Object.keys(METHODS).sort());
+  assert.deepEqual((await methodNames(world)).sort(), [...PAGE_METHODS].sort());
   await using client = await RawClient.connect(Number(world.grpcAddress.split(":")[1]));
-  for (const method of Object.keys(METHODS)) {
+  for (const method of PAGE_METHODS) {
     for (const [real, other, code] of [
       [foreign, madeUp, Code.Denied],
       [world.own(foreign), world.own(madeUp), Code.NotFound],
@@ -349,7 +349,7 @@ async function noKeys(world: ForeignWorld, bad: readonly Door[]): Promise<void> 
     const refused = await serverError(world.replication(door, `-c tenant_id=${FOREIGN}`));
     assert.match(refused, /28P01/, door.name);
     world.checkSilent(refused, "", door.name);
-    for (const method of Object.keys(METHODS)) {
+    for (const method of PAGE_METHODS) {
       const { code, text } = await callMethod(client, method, foreign, door.authorization);
       const wanted: readonly unknown[] = isOther ? [Code.Denied] : [Code.Unauthenticated, Code.Invalid];
       assert.ok(wanted.includes(code), `${door.name}: ${method}: ${code} ${text}`);
@@ -368,7 +368,7 @@ async function controls(world: ForeignWorld): Promise<void> {
   const { foreign } = world;
   const theirs = tenantDoor(world.keys, FOREIGN);
   await using grpc = await RawClient.connect(Number(world.grpcAddress.split(":")[1]));
-  for (const method of Object.keys(METHODS)) {
+  for (const method of PAGE_METHODS) {
     const { code, text } = await callMethod(grpc, method, foreign, theirs.authorization);
     assert.equal(code, Code.Ok, `${method}: ${text.slice(0, 500)}`);
   }
