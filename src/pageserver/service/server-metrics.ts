@@ -114,36 +114,46 @@ function addReplicationMetrics(add: Add, tenants: Tenants<ServedTimeline>): void
     ofTimelines(({ followers }) => followers.sentBytes),
     "counter",
   );
-  const ofFollowers = (value: (follower: Follower, endLsn: Lsn) => number | undefined) => (): Values =>
-    followerValues(tenants, value);
+  const ofFollowers = (value: FollowerValue, worse: Worse) => (): Values =>
+    followerValues(tenants, value, worse);
   add(
     "neon_walsender_sent_lsn",
     "Sent to a client up to here.",
-    ofFollowers(({ sentLsn }) => sentLsn),
+    ofFollowers(({ sentLsn }) => sentLsn, Math.min),
   );
   add(
     "neon_walsender_flush_lsn",
     "What a client says that it has on its disk.",
-    ofFollowers(({ reported }) => reported?.flushLsn),
+    ofFollowers(({ reported }) => reported?.flushLsn, Math.min),
   );
-  add("neon_walsender_lag_bytes", "WAL that a client has not said to have on its disk.", ofFollowers(lagOf));
+  add(
+    "neon_walsender_lag_bytes",
+    "WAL that a client has not said to have on its disk.",
+    ofFollowers(lagOf, Math.max),
+  );
   add("neon_replication_slot_kept_bytes", "WAL behind what the client of a slot has.", () =>
     slotValues(tenants),
   );
 }
 
-/** One value for each client; of those that look the same, one. */
-function* followerValues(
-  tenants: Tenants<ServedTimeline>,
-  value: (follower: Follower, endLsn: Lsn) => number | undefined,
-): Values {
+type FollowerValue = (follower: Follower, endLsn: Lsn) => number | undefined;
+/** The worse of two values. */
+type Worse = (a: number, b: number) => number;
+
+/** One value for each client; of those that call themselves the same, as most standbys do, the worst. */
+function* followerValues(tenants: Tenants<ServedTimeline>, value: FollowerValue, worse: Worse): Values {
   for (const [labels, { wal }] of namedTimelines(tenants)) {
     if (wal === undefined) continue;
+    const values = new Map<string, readonly [Labels, number]>();
     for (const follower of wal.followers.list()) {
       const found = value(follower, wal.endLsn);
+      if (found === undefined) continue;
       const { name, slot = "" } = follower;
-      if (found !== undefined) yield [{ ...labels, application: name, slot }, found];
+      const key = `${slot} ${name}`;
+      const before = values.get(key)?.[1] ?? found;
+      values.set(key, [{ ...labels, application: name, slot }, worse(before, found)]);
     }
+    yield* values.values();
   }
 }
 
