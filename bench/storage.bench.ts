@@ -1,7 +1,7 @@
 /**
  * Speed of the store. Workloads: put (70-byte records into the open layer), flush (a 64 MiB layer; with the longest
  * time for which the event loop stood still), get (cold, cached, a page with thousands of records), image-write and
- * image-scan (8 KiB pages). Run with `node bench/storage.bench.ts [pages]`; 131072 pages are 1 GiB.
+ * image-scan (8 KiB pages), and GetPage hot, warm and cold. Run with `node bench/storage.bench.ts [pages]`; 131072 pages are 1 GiB.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { availableParallelism, cpus, tmpdir } from "node:os";
@@ -12,6 +12,7 @@ import { ALL_KEYS } from "../src/storage/key-range.ts";
 import { RealFiles } from "../src/storage/real-files.ts";
 import { TimelineStore } from "../src/storage/store.ts";
 import { StoreCache } from "../src/storage/store-cache.ts";
+import { benchGetPages } from "./get-page.ts";
 import { watchLoop } from "./watch-loop.ts";
 
 const RECORDS = 700_000;
@@ -196,6 +197,7 @@ try {
   await benchDeltas();
   await benchHotPage();
   await benchImages();
+  await benchGetPages(directory, report);
 } finally {
   await rm(directory, { recursive: true });
 }
