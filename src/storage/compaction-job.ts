@@ -82,6 +82,12 @@ export interface CompactionTools {
   readonly prepareImages: (scan: ScanRange, lsn: Lsn) => Promise<PreparedImages>;
 }
 
+/**
+ * What a piece of compaction has in memory at most, in bytes, however much it reads and writes: blocks that are read again
+ * (16 MiB), what is read ahead of the inputs (16 MiB), buffers of the file that is being written and its index (some
+ * MiB), and directories of the inputs.
+ */
+export const COMPACTION_BYTES_MAX = 64 * 1024 * 1024;
 /** Memory for blocks that are read again, in bytes. */
 const CACHE_BYTES = 16 * 1024 * 1024;
 const TEMPORARY = ".tmp";
