@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import { messageOf } from "../base/errors.ts";
 import { RealFiles } from "../storage/real-files.ts";
 import { StoreCache } from "../storage/store-cache.ts";
+import { BackupTurns } from "./basebackup/backup-turns.ts";
 import { CompactionThread } from "./compaction/compaction-thread.ts";
 import { runPageserver } from "./main.ts";
 import { type PageserverOptions, layerMemoryBytes } from "./options.ts";
@@ -40,6 +41,7 @@ function assemble(options: PageserverOptions, log: Logger): PageserverDependenci
     checkpointDistanceBytes: options.checkpointDistanceBytes,
     checkpointTimeoutMs: options.checkpointTimeoutMs,
     layerMemory: new LayerMemory({ limitBytes: layerMemoryBytes(options) }),
+    backups: new BackupTurns(),
     compaction,
     flushedLayersMin: options.maintenance.flushedLayersMin,
     flushedLayersMax: flushDelayFor(options.maintenance) || undefined,

@@ -64,33 +64,33 @@ export async function standbyBackup(
     };
   });
   const version = timeline.cluster.pgVersion;
+  const make = async function* (options: StandbyStream): AsyncGenerator<Uint8Array> {
+    using _hold = hold;
+    const source: BaseBackupSource = {
+      store,
+      reconstructor: await makeReconstructor(store, version, at.endLsn),
+      version,
+      lsn: at.endLsn,
+      previousLsn: at.previousLsn,
+      readOnly: options.marker === undefined,
+      nowMs: options.nowMs,
+      recovery: start && { ...start, ...(options.marker ? { marker: options.marker } : {}) },
+    };
+    const tar = new TarWriter({ mtimeMs: options.nowMs });
+    const target = options.target?.(tar) ?? tar;
+    for await (const _ of writeBackup(source, target)) yield* tar.take();
+    if (start && options.wal) {
+      for await (const _ of writeWal(wal, { from: start.redoLsn, to: at.endLsn }, target)) yield* tar.take();
+    }
+    if (options.terminated ?? true) tar.finish();
+    else tar.finishWithoutEnd();
+    yield* tar.take();
+  };
   return {
     start,
     lsn: at.endLsn,
     [Symbol.dispose]: () => hold?.[Symbol.dispose](),
-    async *stream(options) {
-      using _hold = hold;
-      const source: BaseBackupSource = {
-        store,
-        reconstructor: await makeReconstructor(store, version, at.endLsn),
-        version,
-        lsn: at.endLsn,
-        previousLsn: at.previousLsn,
-        readOnly: options.marker === undefined,
-        nowMs: options.nowMs,
-        recovery: start && { ...start, ...(options.marker ? { marker: options.marker } : {}) },
-      };
-      const tar = new TarWriter({ mtimeMs: options.nowMs });
-      const target = options.target?.(tar) ?? tar;
-      for await (const _ of writeBackup(source, target)) yield* tar.take();
-      if (start && options.wal) {
-        for await (const _ of writeWal(wal, { from: start.redoLsn, to: at.endLsn }, target))
-          yield* tar.take();
-      }
-      if (options.terminated ?? true) tar.finish();
-      else tar.finishWithoutEnd();
-      yield* tar.take();
-    },
+    stream: (options) => timeline.backups?.inTurn(make(options)) ?? make(options),
   };
 }
 

@@ -2,6 +2,7 @@
  * What tenants and the HTTP service need of a timeline, and how they get one. `Timeline` is the real one; tests of
  * the service bring their own.
  */
+import type { BackupTurns } from "../basebackup/backup-turns.ts";
 import type { TimelineId, WriterEpoch } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { PgVersion } from "../../postgres/versions/version.ts";
@@ -124,6 +125,8 @@ export interface ServedTimeline {
   hasCommitAfter(unixMs: number): Promise<boolean>;
   /** The last record that ends at or below `lsn`: its end, and the start of it. */
   recordBoundary(lsn: Lsn): Promise<{ previousLsn: Lsn; endLsn: Lsn }>;
+  /** Where its base backups wait for their turn, if they do. */
+  readonly backups?: BackupTurns | undefined;
   /** A data directory as a tar stream. Without `lsn`, at the end. */
   baseBackup(request: {
     lsn?: Lsn;

@@ -3,6 +3,7 @@ import type { Clock, Files, Random } from "../../base/seams.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { StoreCache } from "../../storage/store-cache.ts";
 import type { TimelineStore } from "../../storage/store.ts";
+import type { BackupTurns } from "../basebackup/backup-turns.ts";
 import type { CompactionRunner } from "../compaction/compaction-thread.ts";
 import type { PageCache } from "../read/page-cache.ts";
 import type { ReceiverLog } from "../receive/receiver.ts";
@@ -28,6 +29,8 @@ export interface TimelineDependencies {
   readonly checkpointTimeoutMs: number;
   /** Of the layers of all timelines together; without a limit if nothing is said. */
   readonly layerMemory?: LayerMemory | undefined;
+  /** Of base backups of all timelines; as many as one likes at a time if nothing is said. */
+  readonly backups?: BackupTurns | undefined;
   /** Where compaction runs; in this thread if nothing is said. */
   readonly compaction?: CompactionRunner;
   /** Flushed layers from which on compaction merges them. */

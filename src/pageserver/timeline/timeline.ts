@@ -14,6 +14,7 @@ import { type TimelineId, type WriterEpoch, newWriterEpoch } from "../../base/id
 import { type Lsn, formatLsn } from "../../base/lsn.ts";
 import { withoutPageHeader } from "../../postgres/wal/layout.ts";
 import type { TimelineStore } from "../../storage/store.ts";
+import type { BackupTurns } from "../basebackup/backup-turns.ts";
 import { type BaseBackupSource, baseBackup } from "../basebackup/basebackup.ts";
 import { RedoVerifier } from "../ingest/verify-redo.ts";
 import { makeReconstructor, readTimelineNumber } from "../read/make-reconstructor.ts";
@@ -243,6 +244,10 @@ export class Timeline implements ServedTimeline {
     return this.boundaries.find(lsn, this.live);
   }
 
+  get backups(): BackupTurns | undefined {
+    return this.dependencies.backups;
+  }
+
   async baseBackup(request: {
     lsn?: Lsn;
     readOnly: boolean;
@@ -255,7 +260,8 @@ export class Timeline implements ServedTimeline {
     const hold = this.hold(request.lsn ?? end, "base backup");
     try {
       const at = await this.recordBoundary(request.lsn ?? end);
-      const stream = baseBackup(await this.backupSource(at, request.readOnly));
+      const tar = baseBackup(await this.backupSource(at, request.readOnly));
+      const stream = this.backups?.inTurn(tar) ?? tar;
       return { lsn: at.endLsn, previousLsn: at.previousLsn, stream: releasing(stream, hold) };
     } catch (error) {
       hold[Symbol.dispose]();
