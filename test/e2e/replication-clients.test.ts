@@ -11,7 +11,7 @@ import { Readable } from "node:stream";
 import { test } from "node:test";
 import { extractDataDirectory } from "../../src/compute/data-directory.ts";
 import { type Lsn, formatLsn, lsnAlignDown, parseLsn } from "../../src/base/lsn.ts";
-import { PgConnection } from "../../src/pgwire/client.ts";
+import type { PgConnection } from "../../src/pgwire/client.ts";
 import { decodeServerMessage } from "../../src/pgwire/backend.ts";
 import { ServerError } from "../../src/pgwire/errors.ts";
 import { encodeQuery } from "../../src/pgwire/frontend.ts";
@@ -21,7 +21,17 @@ import { parseLibpqUri } from "../../src/pgwire/uri.ts";
 import { segmentName, segmentStart } from "../../src/postgres/wal/layout.ts";
 import { TestPostgres } from "../support/postgres.ts";
 import type { Json } from "./cli.ts";
-import { DEBIAN_15, HAS_15, type Site, conninfo, run, site, stock } from "./replication-site.ts";
+import {
+  DEBIAN_15,
+  HAS_15,
+  type Site,
+  conninfo,
+  run,
+  site,
+  stock,
+  follow,
+  oneRow,
+} from "./replication-site.ts";
 import { until } from "./support.ts";
 
 /** What the pageserver says of those who receive a branch's WAL. */
@@ -171,14 +181,7 @@ for (const major of [16, 18]) {
       "create table t as select i, repeat('x', 300) x from generate_series(1, 3000) i",
       "checkpoint",
     );
-    const { host, port } = await here.address();
-    const connect = (): Promise<PgConnection> =>
-      PgConnection.connect({
-        address: { host, port: Number(port) },
-        credentials: { user: "neon", password: here.token },
-        parameters: { replication: "true", options: "-c branch=main", application_name: "pg_basebackup" },
-        timeoutMs: 10_000,
-      });
+    const connect = (): Promise<PgConnection> => follow(here, "pg_basebackup");
     // In the order in which pg_basebackup, pg_receivewal and a walreceiver send them.
     await using connection = await connect();
     const one = async (command: string) => (await connection.query(command))[0]?.rows[0];
@@ -251,17 +254,7 @@ test("a segment in which history begins by now", { timeout: 200_000 }, async () 
   const uri = await lab.ok("pg", "url", "main");
   const { host, port } = await here.address();
   const timeline = String((await lab.branches()).get("main")?.["timeline_id"]);
-  const connect = (): Promise<PgConnection> =>
-    PgConnection.connect({
-      address: { host, port: Number(port) },
-      credentials: { user: "neon", password: here.token },
-      parameters: { replication: "true", options: "-c branch=main" },
-      timeoutMs: 10_000,
-    });
-  const one = async (command: string): Promise<readonly (string | null)[]> => {
-    await using connection = await connect();
-    return (await connection.query(command))[0]?.rows[0] ?? [];
-  };
+  const one = (command: string): Promise<readonly (string | null)[]> => oneRow(here, command);
   const lsnOf = async (command: string, column: number): Promise<Lsn> => {
     const lsn = parseLsn((await one(command))[column] ?? "");
     assert.ok(lsn !== undefined, command);
@@ -289,7 +282,7 @@ test("a segment in which history begins by now", { timeout: 200_000 }, async () 
   };
   await collect();
   const kept = await receiveAll(
-    await connect(),
+    await follow(here),
     `START_REPLICATION SLOT "keep" ${formatLsn(first)} TIMELINE 1`,
     end,
   );
@@ -303,7 +296,7 @@ test("a segment in which history begins by now", { timeout: 200_000 }, async () 
     ),
   );
   await collect();
-  const rest = await receiveAll(await connect(), `START_REPLICATION ${formatLsn(first)} TIMELINE 1`, end);
+  const rest = await receiveAll(await follow(here), `START_REPLICATION ${formatLsn(first)} TIMELINE 1`, end);
   assert.match(rest.warnings.join(), /^WAL before (\S+) has been removed: zeros .* 0{7}10{8}/);
   const floor = parseLsn(/before (\S+) has/.exec(rest.warnings.join())?.[1] ?? "");
   assert.ok(floor !== undefined && floor > slotLsn && floor <= end, rest.warnings.join());

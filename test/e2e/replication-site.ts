@@ -3,6 +3,7 @@ import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { PgConnection } from "../../src/pgwire/client.ts";
 import { embeddedBinDir, freePort } from "../support/postgres.ts";
 import { Lab } from "./support.ts";
 
@@ -42,6 +43,23 @@ export async function site(major: number): Promise<Site> {
 export async function conninfo({ token, tenant, address }: Site, branch: string): Promise<string> {
   const { host, port } = await address();
   return `host=${host} port=${port} user=neon password=${token} sslmode=disable options='-c tenant_id=${tenant} -c branch=${branch}'`;
+}
+
+/** A connection that speaks the replication protocol and follows `main`. */
+export async function follow({ token, address }: Site, name = "test"): Promise<PgConnection> {
+  const { host, port } = await address();
+  return PgConnection.connect({
+    address: { host, port: Number(port) },
+    credentials: { user: "neon", password: token },
+    parameters: { replication: "true", options: "-c branch=main", application_name: name },
+    timeoutMs: 10_000,
+  });
+}
+
+/** The one row that a command of it is answered by, on a connection of its own. */
+export async function oneRow(here: Site, command: string): Promise<readonly (string | null)[]> {
+  await using connection = await follow(here);
+  return (await connection.query(command))[0]?.rows[0] ?? [];
 }
 
 /** Starts a compute again, whoever may have got its port meanwhile. */

@@ -9,7 +9,7 @@ import { Readable } from "node:stream";
 import { test } from "node:test";
 import { extractDataDirectory } from "../../src/compute/data-directory.ts";
 import { type Lsn, formatLsn, parseLsn } from "../../src/base/lsn.ts";
-import { PgConnection } from "../../src/pgwire/client.ts";
+import type { PgConnection } from "../../src/pgwire/client.ts";
 import { ServerError } from "../../src/pgwire/errors.ts";
 import { decodeReplicationMessage } from "../../src/pgwire/replication.ts";
 import { versionByMajor } from "../../src/postgres/versions/versions.ts";
@@ -17,7 +17,7 @@ import { WalStream } from "../../src/postgres/wal/stream.ts";
 import { connectLibpq } from "../../src/pgwire/libpq-client.ts";
 import { parseLibpqUri } from "../../src/pgwire/uri.ts";
 import { TestPostgres } from "../support/postgres.ts";
-import { HAS_15, type Site, conninfo, run, site, start, stock } from "./replication-site.ts";
+import { HAS_15, type Site, follow, oneRow, conninfo, run, site, start, stock } from "./replication-site.ts";
 import { until } from "./support.ts";
 
 /** A flag of WAL pages that says whether a backup was running. */
@@ -159,17 +159,8 @@ test("a slot keeps garbage collection from the WAL of its client", { timeout: 20
   const uri = await lab.ok("pg", "url", "main");
   const { host, port } = await here.address();
   const timeline = String((await lab.branches()).get("main")?.["timeline_id"]);
-  const connect = (): Promise<PgConnection> =>
-    PgConnection.connect({
-      address: { host, port: Number(port) },
-      credentials: { user: "neon", password: here.token },
-      parameters: { replication: "true", options: "-c branch=main" },
-      timeoutMs: 10_000,
-    });
-  const one = async (command: string): Promise<readonly (string | null)[]> => {
-    await using connection = await connect();
-    return (await connection.query(command))[0]?.rows[0] ?? [];
-  };
+  const connect = (): Promise<PgConnection> => follow(here);
+  const one = (command: string): Promise<readonly (string | null)[]> => oneRow(here, command);
   const refused = async (command: string, sqlState: string): Promise<void> => {
     await using connection = await connect();
     await assert.rejects(connection.beginCopyBoth(command), (error) => {
