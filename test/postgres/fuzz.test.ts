@@ -246,8 +246,8 @@ test("damaged WAL: records or typed errors, soon, with little memory", { timeout
       const bytes = random.bytes(random.between(0, 20_000));
       const start = piece.options.startLsn + random.below(1000) * 8;
       // Let in by the header of the first page, now and then.
-      if (start % PAGE_SIZE === 0 && random.chance(0.5))
-        bytes.set(piece.bytes.subarray(PAGE_SIZE, PAGE_SIZE + 24));
+      const header = piece.bytes.subarray(PAGE_SIZE, PAGE_SIZE + 24);
+      if (start % PAGE_SIZE === 0 && bytes.length >= header.length && random.chance(0.5)) bytes.set(header);
       decodeAll(random, piece, bytes, start);
     });
   });
