@@ -13,6 +13,7 @@ import { LayerKind } from "../../src/storage/layer-format.ts";
 import { floorAt, pointAt } from "../../src/storage/retention.ts";
 import type { Retention } from "../../src/storage/store.ts";
 
+const IMPORT_ID = newTimelineId({ bytes: (count) => new Uint8Array(count).fill(8) });
 const point = (lsn: number) => ({ lsn: toLsn(lsn), previousLsn: toLsn(lsn - 8), commitMs: lsn });
 const stretch = (from: number, to: number) => ({ from: point(from), to: point(to) });
 
@@ -21,6 +22,7 @@ function plan(retention: Retention, kind: "extend" | "create" = "extend"): Trans
     kind,
     timelineId: newTimelineId({ bytes: (count) => new Uint8Array(count).fill(7) }),
     ancestor: undefined,
+    importId: kind === "create" ? IMPORT_ID : undefined,
     fromLsn: toLsn(1000),
     toLsn: toLsn(3000),
     history: [],
@@ -52,6 +54,9 @@ test("a plan may have a gap above the receiver's end", () => {
   ]) {
     assert.throws(() => parsed(plan(retention)), { code: ErrorCode.Corrupt });
   }
+  const [step] = gap.steps;
+  const renamed = { ...gap, steps: [{ ...step, importId: IMPORT_ID }] } as TransferPlan;
+  assert.throws(() => parsed(renamed), { code: ErrorCode.Corrupt, message: /import_id/ });
   for (const stretches of [
     [stretch(1200, 1100)],
     [stretch(1100, 2000)],

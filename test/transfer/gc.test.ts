@@ -216,11 +216,18 @@ void test("the receiver has given up what a branch would stand on", { timeout: 3
   await ours.push(theirs, "main");
   await collect(theirs);
   await ours.branch("dev", "main", ends[10]);
-  await write(ours, "dev", seeded);
-  await assert.rejects(ours.push(theirs, "dev"), { code: ErrorCode.Conflict, message: /keeps it from/ });
-  assert.deepEqual(theirs.branches(), ["main"]);
+  const devEnds = await write(ours, "dev", seeded);
+  // So it gets all of it again, under other ids; it is the same history.
+  assert.equal((await ours.push(theirs, "dev")).result, "created");
+  await assertReadable(ours, theirs, ["dev", "dev"], sample([...ends.slice(0, 11), ...devEnds], seeded));
+  assert.equal((await ours.push(theirs, "dev")).result, "unchanged");
   await write(ours, "main", seeded);
   assert.equal((await ours.push(theirs, "main")).result, "updated");
+  await using again = await theirs.reopen();
+  await write(again, "dev", seeded);
+  assert.equal((await ours.pull(again, "dev")).result, "updated");
+  await assertReadable(again, ours, ["dev", "dev"], [again.timeline("dev").lastRecordLsn]);
+  assert.equal((await again.pull(ours, "main")).result, "unchanged");
 });
 
 void test(

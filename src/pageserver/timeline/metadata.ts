@@ -48,6 +48,8 @@ export interface AncestorPoint {
 export interface TimelineMetadata {
   readonly id: TimelineId;
   readonly ancestor: AncestorPoint | undefined;
+  /** Of a copy of a root under another id: the id that stands for what was imported. */
+  readonly importId?: TimelineId | undefined;
   readonly history: readonly HistoryEntry[];
   /** The compute to follow; undefined when none has the right to write. */
   readonly writer: StoredWriter | undefined;
@@ -66,6 +68,7 @@ export async function writeTimelineMetadata(
     timeline_id: metadata.id,
     created_at: new Date(metadata.createdAt).toISOString(),
     ancestor: ancestor ? { timeline_id: ancestor.timelineId, lsn: formatLsn(ancestor.lsn) } : null,
+    ...(metadata.importId === undefined ? {} : { import_id: metadata.importId }),
     history: metadata.history.map((entry) => ({ start_lsn: formatLsn(entry.startLsn), epoch: entry.epoch })),
     writer: writer
       ? { name: writer.name, epoch: writer.epoch, source: renderWriterSource(writer.source) }
@@ -87,6 +90,7 @@ export async function readTimelineMetadata(
     id: fields.timelineId("timeline_id"),
     createdAt: fields.time("created_at"),
     ancestor: readAncestor(fields.optionalObject("ancestor")),
+    ...(fields.has("import_id") ? { importId: fields.timelineId("import_id") } : {}),
     history: fields
       .objects("history")
       .map((entry) => ({ startLsn: entry.lsn("start_lsn"), epoch: entry.writerEpoch("epoch") })),

@@ -86,6 +86,8 @@ export interface ServedTimeline {
   readonly wal?: TimelineWal | undefined;
   readonly id: TimelineId;
   readonly ancestor: AncestorPoint | undefined;
+  /** Of a copy of a root under another id: the id that stands for what was imported. */
+  readonly importId?: TimelineId | undefined;
   readonly cluster: ClusterIdentity;
   /** What lies below is in the ancestor, or nowhere. */
   readonly startLsn: Lsn;

@@ -68,6 +68,7 @@ export type { TimelineDependencies, TimelineParts } from "./timeline-parts.ts";
 export class Timeline implements ServedTimeline {
   readonly id: TimelineId;
   readonly ancestor: AncestorPoint | undefined;
+  readonly importId: TimelineId | undefined;
   readonly cluster: ClusterIdentity;
   readonly createdAt: number;
   private readonly directory: string;
@@ -88,6 +89,7 @@ export class Timeline implements ServedTimeline {
   constructor(parts: TimelineParts, dependencies: TimelineDependencies) {
     this.id = parts.metadata.id;
     this.ancestor = parts.metadata.ancestor;
+    this.importId = parts.metadata.importId;
     this.createdAt = parts.metadata.createdAt;
     this.cluster = parts.cluster;
     this.directory = parts.directory;

@@ -15,7 +15,7 @@ export function timelineLineage(
   const sections: LineageSection[] = [];
   let endLsn: Lsn = lsnMax(timeline.durableWalLsn, timeline.exchange?.store.durableLsn ?? timeline.startLsn);
   for (let at: ServedTimeline | undefined = timeline; at !== undefined;) {
-    sections.push({ timelineId: at.id, startLsn: at.startLsn, endLsn, history: at.history });
+    sections.push({ timelineId: at.importId ?? at.id, startLsn: at.startLsn, endLsn, history: at.history });
     const { ancestor }: ServedTimeline = at;
     if (ancestor === undefined) break;
     const entry = entries.get(ancestor.timelineId);

@@ -33,6 +33,8 @@ export interface TransferStep {
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | undefined;
   readonly fromLsn: Lsn;
   readonly toLsn: Lsn;
+  /** Of a root that is made: what it was imported as. */
+  readonly importId?: TimelineId | undefined;
   /** In LSN order, each beginning where the one before ends. */
   readonly spans: readonly SourceSpan[];
 }
@@ -86,7 +88,6 @@ function decideNamed(input: DecisionInput, chain: readonly ChainSection[], named
 
 function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): Decision {
   const common = commonPoint(input, chain);
-  if (common === undefined) checkUnrelated(input, chain);
   // A root has its import even where nothing was written; other timelines may be left out unless they get the name.
   const isRoot = (index: number): boolean => common === undefined && index === 0;
   const spans = spansAfter(chain, common?.lsn).filter(
@@ -103,6 +104,7 @@ function decideMissing(input: DecisionInput, chain: readonly ChainSection[]): De
       kind: isExtension ? "extend" : "create",
       timelineId,
       ancestor: isExtension ? undefined : before,
+      importId: isRoot(index) ? chain[0]?.view.importId : undefined,
       fromLsn: span.fromLsn,
       toLsn: span.toLsn,
       spans: span.toLsn > span.fromLsn || isRoot(index) ? [span] : [],
@@ -120,7 +122,7 @@ interface CommonPoint {
 
 /**
  * The greatest LSN up to which some timeline there, with or without a name, has the same history, and at which it can be
- * read: on what was garbage collected nothing can stand.
+ * read: on what was garbage collected nothing can stand. Where there is none, all of it is sent, once more if need be.
  */
 function commonPoint(input: DecisionInput, chain: readonly ChainSection[]): CommonPoint | undefined {
   const ours = flattenLineage(chain);
@@ -135,21 +137,6 @@ function commonPoint(input: DecisionInput, chain: readonly ChainSection[]): Comm
     if (isBetter) best = found;
   }
   return best;
-}
-
-/** Where nothing can be read of what both have, there is nothing to stand on; and the same import cannot be there twice. */
-function checkUnrelated(input: DecisionInput, chain: readonly ChainSection[]): void {
-  const ours = flattenLineage(chain);
-  for (const { id, gcCutoffLsn } of input.theirs.values()) {
-    const { commonLsn } = compareLineages(ours, lineageOf(input.theirs, id));
-    if (commonLsn === undefined) continue;
-    const data = { lsn: formatLsn(commonLsn), cutoff: formatLsn(gcCutoffLsn) };
-    throw new NeonError(
-      ErrorCode.Conflict,
-      `the branch leaves the receiver's history at ${data.lsn}, but the receiver keeps it from ${data.cutoff} on only`,
-      { hint: "What lies below was garbage collected there: it cannot be built upon.", data },
-    );
-  }
 }
 
 function isGrowing(common: CommonPoint, ids: ReadonlySet<TimelineId>): boolean {

@@ -19,6 +19,8 @@ export interface HistoryView {
 export interface TimelineView {
   readonly id: TimelineId;
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | undefined;
+  /** Of a root: stands for what was imported; its id, unless it is a copy under another. */
+  readonly importId: TimelineId;
   readonly startLsn: Lsn;
   /** Everything up to here is durable. */
   readonly endLsn: Lsn;
@@ -52,7 +54,7 @@ export function chainOf(view: TenantView, id: TimelineId, endLsn?: Lsn): ChainSe
       throw corrupt(`timeline ${timelineId} is missing`, { timeline_id: timelineId });
     if (chain.length >= view.size) throw corrupt(`the ancestors of timeline ${id} go in a circle`);
     chain.push({
-      timelineId,
+      timelineId: timeline.importId,
       startLsn: timeline.startLsn,
       endLsn: lsn ?? timeline.endLsn,
       history: timeline.history,
@@ -94,6 +96,7 @@ export function renderDescription(view: TenantView): object {
       ancestor: timeline.ancestor
         ? { id: timeline.ancestor.timelineId, lsn: formatLsn(timeline.ancestor.lsn) }
         : null,
+      ...(timeline.importId === timeline.id ? {} : { import_id: timeline.importId }),
       start: formatLsn(timeline.startLsn),
       end: formatLsn(timeline.endLsn),
       history: renderHistory(timeline.history),
@@ -145,6 +148,7 @@ function parseTimeline(fields: JsonFields): TimelineView {
   if (endLsn < startLsn) throw fields.wrong("end", "must not lie below the start");
   return {
     id: fields.timelineId("id"),
+    importId: fields.timelineId(fields.has("import_id") ? "import_id" : "id"),
     ancestor: ancestor && { timelineId: ancestor.timelineId("id"), lsn: ancestor.lsn("lsn") },
     startLsn,
     endLsn,

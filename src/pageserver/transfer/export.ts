@@ -97,6 +97,7 @@ export class Exporter implements AsyncDisposable {
       kind: step.kind,
       timelineId: step.timelineId,
       ancestor: step.ancestor,
+      importId: step.importId,
       fromLsn: step.fromLsn,
       toLsn: step.toLsn,
       history: step.spans.flatMap((span) => this.historyOf(span)),

@@ -28,6 +28,8 @@ export interface PlannedStep {
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | undefined;
   readonly fromLsn: Lsn;
   readonly toLsn: Lsn;
+  /** Of a root that is made: what it was imported as. */
+  readonly importId?: TimelineId | undefined;
   /** What is added to its history. */
   readonly history: readonly HistoryView[];
   /** What garbage collection has left of what is sent, if not everything; below it, the receiver's own history. */
@@ -69,6 +71,7 @@ export function renderPlan(plan: TransferPlan): object {
       kind: step.kind,
       id: step.timelineId,
       ancestor: step.ancestor ? { id: step.ancestor.timelineId, lsn: formatLsn(step.ancestor.lsn) } : null,
+      ...(step.importId === undefined ? {} : { import_id: step.importId }),
       from: formatLsn(step.fromLsn),
       to: formatLsn(step.toLsn),
       history: renderHistory(step.history),
@@ -149,6 +152,9 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
   if (kind === "extend" && ancestor)
     throw fields.wrong("ancestor", "must be null for a timeline that exists");
   if (ancestor && ancestor.lsn !== fromLsn) throw fields.wrong("from", "must be where the ancestor is left");
+  const importId = fields.has("import_id") ? fields.timelineId("import_id") : undefined;
+  if (importId !== undefined && (kind === "extend" || ancestor))
+    throw fields.wrong("import_id", "must be null for a timeline that is no new root");
   const history = parseHistory(fields, fromLsn);
   const last = history.at(-1);
   if (last && last.startLsn >= toLsn) throw fields.wrong("history", "must lie below the end");
@@ -156,6 +162,7 @@ function parseStep(fields: JsonFields, isFirst: boolean): PlannedStep {
     kind,
     timelineId: fields.timelineId("id"),
     ancestor,
+    importId,
     fromLsn,
     toLsn,
     history,

@@ -285,6 +285,7 @@ class Publisher {
         await writeTimelineMetadata(files, directory, {
           id: step.timelineId,
           ancestor: step.ancestor,
+          ...(step.importId === step.timelineId ? {} : { importId: step.importId }),
           history: step.history,
           writer: undefined,
           createdAt: step.createdAt,

@@ -23,6 +23,7 @@ function viewTimeline(tenant: Tenant<ServedTimeline>, timeline: ServedTimeline):
   return {
     id,
     ancestor,
+    importId: timeline.importId ?? id,
     startLsn,
     endLsn,
     history,
