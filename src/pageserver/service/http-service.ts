@@ -52,6 +52,11 @@ export interface HttpServiceDependencies {
 const HEADERS_TIMEOUT_MS = 30_000;
 /** How often the server looks for those who take longer. */
 const HEADERS_CHECK_MS = 5000;
+/**
+ * How long a connection may stay without a request. Longer than clients usually keep one, so that it is they who close it: a
+ * request on a connection that the server is just closing fails.
+ */
+const KEEP_ALIVE_MS = 65_000;
 /** What went wrong after the head of an answer was sent: JSON as of any error, percent-encoded. */
 const ERROR_TRAILER = "x-neon-error";
 /** Longest message in it, in characters. */
@@ -81,7 +86,7 @@ export class HttpService implements AsyncDisposable {
       requestTimeout: 0,
       headersTimeout: HEADERS_TIMEOUT_MS,
       connectionsCheckingInterval: HEADERS_CHECK_MS,
-      keepAliveTimeout: 5000,
+      keepAliveTimeout: KEEP_ALIVE_MS,
       ...options.limits,
     };
     this.server = createServer(limits, (request, response) => {
