@@ -44,8 +44,8 @@ async function commit(lab: Lab, uri: string): Promise<Moment> {
 
 /** Collects garbage by the settings. Where history begins, and the latest time at which that can have been decided. */
 async function collect(lab: Lab): Promise<Moment> {
-  const { timelines } = (await lab.json("gc")) as { timelines: Json[] };
-  return { lsn: parseLsn(String(timelines[0]?.["gc_cutoff_lsn"] ?? "0/0")) ?? 0, timeMs: Date.now() };
+  const { timelines } = (await lab.json("gc")) as { timelines: { gc_cutoff_lsn: string | null }[] };
+  return { lsn: parseLsn(timelines[0]?.gc_cutoff_lsn ?? "0/0") ?? 0, timeMs: Date.now() };
 }
 
 test("history goes as time passes, and not before", { timeout: 400_000 }, async (t) => {
