@@ -7,7 +7,6 @@ import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parseLsn } from "../../src/base/lsn.ts";
-import type { Json } from "./cli.ts";
 import { Lab, until } from "./support.ts";
 
 const MIB = 2 ** 20;
