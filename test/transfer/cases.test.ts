@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { ErrorCode, NeonError } from "../../src/base/errors.ts";
 import { parseTenantId } from "../../src/base/ids.ts";
 import { formatLsn, toLsn } from "../../src/base/lsn.ts";
+import { windowOfLsn } from "../../src/pageserver/ingest/keyspace.ts";
 import { FaultyFiles } from "../../src/storage/faulty-files.ts";
 import { SeededRandom } from "../support/random.ts";
 import { Site, TENANT, assertSame, contentAt, sample } from "./site.ts";
@@ -65,6 +66,34 @@ void test("ancestors come along without a name, and are sent once", async (t) =>
   assert.deepEqual(timelineIds(theirs), timelineIds(ours));
   await assertSame(ours.timeline("main"), theirs.timeline("main"), sample(ends, seeded, 12));
   await assertSame(ours.timeline("dev"), theirs.timeline("dev"), devLsns, "dev still");
+});
+
+void test("every record is found in a part of a branch that was put together", async (t) => {
+  const seeded = SeededRandom.forTest(t);
+  const [ours, theirs] = await pair(seeded);
+  await using _a = ours;
+  await using _b = theirs;
+  await using third = await memorySite(seeded);
+  const ends = await ours.write("main", seeded, { records: 20, layers: 1 });
+  const starts = [...ours.lastStarts];
+  await ours.push(theirs, "main");
+  // Their branch makes our main longer: two writers within one window of the index of records.
+  await theirs.branch("dev", "main");
+  ends.push(...(await theirs.write("dev", seeded, { records: 500, layers: 1 })));
+  starts.push(...theirs.lastStarts);
+  await theirs.push(ours, "dev", "main");
+  // Of that a part, which ends in another window.
+  const length = 450;
+  const end = ends[length - 1];
+  assert.ok(end && starts[0] && windowOfLsn(end) > windowOfLsn(starts[0]));
+  await ours.branch("part", "main", end);
+  await ours.push(third, "part");
+  for (const site of [ours, third]) {
+    for (let i = 1; i < length; i++) {
+      const found = await site.timeline("part").recordBoundary(ends[i] ?? end);
+      assert.deepEqual(found, { previousLsn: starts[i], endLsn: ends[i] }, `record ${i}`);
+    }
+  }
 });
 
 void test("ahead, diverged, and what helps", async (t) => {

@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { assert } from "../../base/errors.ts";
-import type { Lsn } from "../../base/lsn.ts";
+import { type Lsn, lsnMax, toLsn } from "../../base/lsn.ts";
 import type { Files } from "../../base/seams.ts";
 import { type Key, type KeyPrefix, compareKeyPrefixes } from "../../storage/key.ts";
 import { rangeContains } from "../../storage/key-range.ts";
@@ -29,7 +29,7 @@ import type { SourceSpan, TransferStep } from "./decide.ts";
 import type { ChainSection, HistoryView } from "./description.ts";
 import type { HeldChain } from "./held-chain.ts";
 import type { PlannedLayer, PlannedStep } from "./plan.ts";
-import { type RecordWindow, windowsAround, writeWindows } from "./source-windows.ts";
+import { type RecordWindow, windowsAround, windowsCompletedLater, writeWindows } from "./source-windows.ts";
 
 /** Cutting reads each block once. */
 const CACHE_BYTES = 1024 * 1024;
@@ -160,18 +160,28 @@ export class Exporter implements AsyncDisposable {
     const last = step.spans.at(-1);
     if (last === undefined) return [];
     // Below a gap nobody asks; at the end of one, the cutoff says what the record before is.
-    const gapLsn = step.spans.reduce((highest, span) => Math.max(highest, this.gapBelow(span) ?? -1), -1);
+    const gapLsn = step.spans.reduce(
+      (highest, span) => lsnMax(highest, this.gapBelow(span) ?? highest),
+      toLsn(0),
+    );
     const seams = step.spans.slice(1).map((span) => span.fromLsn);
     if (step.kind === "extend") seams.push(step.fromLsn);
     const { store } = this.held.timeline(last.timelineId);
     if (last.toLsn < store.durableLsn) seams.push(last.toLsn);
     const points = seams.filter((lsn) => lsn > gapLsn);
+    const windows: number[] = [];
+    for (const span of step.spans) {
+      const fromLsn = lsnMax(span.fromLsn, gapLsn);
+      if (fromLsn >= span.toLsn) continue;
+      const source = this.held.timeline(span.timelineId).store;
+      windows.push(...(await windowsCompletedLater(source, { fromLsn, toLsn: span.toLsn })));
+    }
     const sections = this.held.chain.map(({ view, startLsn, endLsn }) => ({
       store: this.held.timeline(view.id).store,
       startLsn,
       endLsn,
     }));
-    return windowsAround(sections, points, step.toLsn);
+    return windowsAround(sections, { points, windows }, step.toLsn);
   }
 
   /** Windows that the source has stored at exactly the end: they give way to the complete ones. */

@@ -1,7 +1,8 @@
 /**
  * Starts of WAL records where histories are put together. A timeline reads the window of an LSN at its own end, and each
  * writer begins its windows anew; so where one timeline is made from pieces of several, or ends where its source went on,
- * the windows at the seams are put once more, complete, at the new end.
+ * the windows at the seams are put once more, complete, at the new end. Whoever takes only what lies below that end has to
+ * do so again.
  */
 import { assert } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
@@ -10,8 +11,8 @@ import { ValueFlag } from "../../storage/key.ts";
 import { LayerKind } from "../../storage/layer-format.ts";
 import { LayerWriter, type WrittenLayer } from "../../storage/layer-writer.ts";
 import type { TimelineStore } from "../../storage/store.ts";
-import { recordWindowKey, windowOfLsn } from "../ingest/keyspace.ts";
-import { OpenRecordWindow, startOfEntry } from "../ingest/record-index.ts";
+import { recordWindowKey, recordWindowOf, windowOfLsn } from "../ingest/keyspace.ts";
+import { OpenRecordWindow, decodeRecordWindow, startOfEntry } from "../ingest/record-index.ts";
 import { storedWindow } from "../timeline/stored-windows.ts";
 
 /** A section of the history with the store that holds it. */
@@ -27,13 +28,41 @@ export interface RecordWindow {
   readonly starts: readonly Lsn[];
 }
 
-/** The windows around some LSNs of a history, as far as they lie below `endLsn`; ascending, none empty. */
+/**
+ * Windows that a timeline had not put down completely by the end of a span of it: it was itself put together, at seams
+ * within the span, and had grown beyond its end by then.
+ */
+export async function windowsCompletedLater(
+  store: TimelineStore,
+  { fromLsn, toLsn }: { fromLsn: Lsn; toLsn: Lsn },
+): Promise<number[]> {
+  if (toLsn >= store.durableLsn) return [];
+  const range = {
+    from: recordWindowKey(windowOfLsn(fromLsn)),
+    to: recordWindowKey(windowOfLsn(toLsn) + 1),
+  };
+  const found: number[] = [];
+  for await (const batch of store.scan(range, store.durableLsn)) {
+    for (const { key, values } of batch) {
+      const [value] = values;
+      if (value === undefined || value.lsn <= toLsn) continue;
+      const window = recordWindowOf(key);
+      const complete = decodeRecordWindow(window, value.bytes);
+      const byThen = await storedWindow(store, window, toLsn);
+      const within = (entry: Lsn): boolean => entry < toLsn;
+      if (complete.filter(within).length !== byThen.filter(within).length) found.push(window);
+    }
+  }
+  return found;
+}
+
+/** Some windows, and those around some LSNs of a history, as far as they lie below `endLsn`; ascending, none empty. */
 export async function windowsAround(
   sections: readonly StoredSection[],
-  points: readonly Lsn[],
+  { points, windows: others }: { points: readonly Lsn[]; windows: readonly number[] },
   endLsn: Lsn,
 ): Promise<RecordWindow[]> {
-  const wanted = new Set<number>();
+  const wanted = new Set<number>(others);
   for (const lsn of points) {
     wanted.add(windowOfLsn(lsn));
     const before = await windowOfRecordBefore(sections, lsn);
