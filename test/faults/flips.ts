@@ -30,7 +30,11 @@ export async function makeSpecimen(random: SeededRandom): Promise<Specimen> {
   await scene.createTenant();
   const main = await scene.import("main");
   await scene.noteWriter(main);
-  const point = await scene.feed(main, wal, TINY_START + 6000);
+  let point = main.lastRecordLsn;
+  // At least one record, however long it is.
+  for (let end = TINY_START + 6000; point === main.startLsn; end += 1000) {
+    point = await scene.feed(main, wal, end);
+  }
   await main.checkpoint();
   await scene.tenant.createBranch("dev", main.id, point);
   const dev = scene.timeline("dev");
